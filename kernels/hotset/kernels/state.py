@@ -1,0 +1,94 @@
+"""The device-side residency state that resolve, reclaim, apply_plan and prefetch share.
+
+Words: a *physical page* is `group * lanes + layer * kv_heads + head`; a *slot* is a row of the hot pool.
+A *tick* counts resolve calls (one a layer and step), so "used by this step" is `last_used >= step_tick`.
+
+Who owns a slot:
+
+    FREE      nobody; page_of is -1
+    LIVE      its page; slot_of[page] points back; may become a victim
+    RESERVED  its page still, until a miss takes the slot out of the ring; a hit before that rescues it
+    PINNED    its page (a tail); never a victim
+    FILLING   a prefetch in flight; page_of names the page, slot_of does not point back before commit
+
+The ring holds the reserve: `ring[head % slots .. tail % slots)`. Every RESERVED slot stands in it exactly
+once. A rescued slot keeps its place until it is popped (and then skipped), so a slot that is reserved again
+before that is not pushed twice: `in_ring` tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+
+FREE, LIVE, RESERVED, PINNED, FILLING = range(5)
+NEVER = -(1 << 30)
+
+
+@dataclass
+class ResidencyState:
+    """All tensors live on one device; `P` physical pages, `S` slots, `G` groups."""
+
+    slot_of: torch.Tensor  # [P] int32, -1 where not resident
+    page_of: torch.Tensor  # [S] int32, -1 where empty
+    state: torch.Tensor  # [S] uint8, FREE..FILLING
+    last_used: torch.Tensor  # [S] int32 tick of the last use, NEVER before it
+    prefetched: torch.Tensor  # [S] bool, brought in by prefetch and not used since
+    value: torch.Tensor  # [S] float32, log2 of predicted steps to next use
+    value_until: torch.Tensor  # [S] int32, tick up to which `value` (from a plan) beats the built-in policy
+    ema: torch.Tensor  # [P] float32, exponential average of the page's scores (0..255)
+    generation: torch.Tensor  # [G] int32, grows when the group is freed
+    ring: torch.Tensor  # [S] int32
+    in_ring: torch.Tensor  # [S] bool
+    ring_head: torch.Tensor  # [1] int64, entries popped since the start
+    ring_tail: torch.Tensor  # [1] int64, entries pushed since the start
+    evicted: torch.Tensor  # [S] int32 pages that lost their slot since the log was last read
+    evicted_count: torch.Tensor  # [1] int32; beyond S the log has overflowed and a snapshot is due
+
+    @classmethod
+    def create(cls, slots: int, groups: int, lanes: int, device: torch.device | str = "cpu") -> ResidencyState:
+        """A pool with nothing resident and an empty reserve.
+
+        Raises ValueError if a size is not positive or a physical page number would not fit int32.
+        """
+        if min(slots, groups, lanes) < 1:
+            raise ValueError(f"slots, groups and lanes must be positive: {slots}, {groups}, {lanes}")
+        if groups * lanes >= 1 << 31:
+            raise ValueError(f"{groups} groups of {lanes} lanes exceed 2**31 physical pages; use larger pages")
+
+        def full(n: int, value: float, dtype: torch.dtype) -> torch.Tensor:
+            return torch.full((n,), value, dtype=dtype, device=device)
+
+        pages = groups * lanes
+        return cls(
+            slot_of=full(pages, -1, torch.int32),
+            page_of=full(slots, -1, torch.int32),
+            state=full(slots, FREE, torch.uint8),
+            last_used=full(slots, NEVER, torch.int32),
+            prefetched=full(slots, False, torch.bool),
+            value=full(slots, 0.0, torch.float32),
+            value_until=full(slots, NEVER, torch.int32),
+            ema=full(pages, 0.0, torch.float32),
+            generation=full(groups, 0, torch.int32),
+            ring=full(slots, -1, torch.int32),
+            in_ring=full(slots, False, torch.bool),
+            ring_head=full(1, 0, torch.int64),
+            ring_tail=full(1, 0, torch.int64),
+            evicted=full(slots, -1, torch.int32),
+            evicted_count=full(1, 0, torch.int32),
+        )
+
+    @property
+    def slots(self) -> int:
+        """Rows of the hot pool."""
+        return self.page_of.numel()
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of one sequence."""
+        return self.slot_of.numel() // self.generation.numel()
+
+    def clone(self) -> ResidencyState:
+        """A deep copy, for tests that compare two implementations."""
+        return ResidencyState(**{f.name: getattr(self, f.name).clone() for f in fields(self)})
