@@ -47,7 +47,9 @@ class ResidencyState:
     evicted_count: torch.Tensor  # [1] int32; beyond S the log has overflowed and a snapshot is due
 
     @classmethod
-    def create(cls, slots: int, groups: int, lanes: int, device: torch.device | str = "cpu") -> ResidencyState:
+    def create(
+        cls, slots: int, groups: int, lanes: int, device: torch.device | str = "cpu"
+    ) -> ResidencyState:
         """A pool with nothing resident and an empty reserve.
 
         Raises ValueError if a size is not positive or a physical page number would not fit int32.
@@ -55,7 +57,9 @@ class ResidencyState:
         if min(slots, groups, lanes) < 1:
             raise ValueError(f"slots, groups and lanes must be positive: {slots}, {groups}, {lanes}")
         if groups * lanes >= 1 << 31:
-            raise ValueError(f"{groups} groups of {lanes} lanes exceed 2**31 physical pages; use larger pages")
+            raise ValueError(
+                f"{groups} groups of {lanes} lanes exceed 2**31 physical pages; use larger pages"
+            )
 
         def full(n: int, value: float, dtype: torch.dtype) -> torch.Tensor:
             return torch.full((n,), value, dtype=dtype, device=device)

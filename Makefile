@@ -1,0 +1,40 @@
+# Two commands matter: `make demo` shows the whole path on a real model, `make test` runs every check.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test lint unit e2e bench constraints clean
+
+help:
+	@echo "make demo   set up, then watch a real model decode over a cold tier while a sidecar learns (5 min)"
+	@echo "make test   set up, then lint, types, unit and end-to-end tests with coverage"
+	@echo "make unit   only the tests that take seconds;  make bench   measure on this machine"
+
+setup: $(READY)
+
+# The stamp is written last, so an interrupted set-up is simply continued by the next one.
+$(READY): pyproject.toml constraints.txt scripts/setup
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" scripts/setup
+	@touch $@
+
+demo: setup
+	@$(BIN)/hotset demo
+
+test: setup
+	@VENV="$(VENV)" scripts/check
+
+lint: setup
+	@VENV="$(VENV)" scripts/lint
+
+unit: setup
+	@$(BIN)/pytest -q -m "not e2e and not gpu"
+
+e2e: setup
+	@$(BIN)/pytest -q -m e2e
+
+constraints: setup
+	@scripts/constraints "$(VENV)" > constraints.txt.new && mv constraints.txt.new constraints.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage* runs
