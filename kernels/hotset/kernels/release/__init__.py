@@ -1,0 +1,3 @@
+from hotset.kernels.release.reference import release
+
+__all__ = ["release"]

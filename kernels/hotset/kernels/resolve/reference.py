@@ -1,0 +1,81 @@
+"""Torch reference of resolve: map a layer's selected pages to slots, rescuing, remapping, never copying."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hotset.kernels.reclaim.reference import reclaim_inline
+from hotset.kernels.reserve import evict_pages, pop_reserve, reserve_level
+from hotset.kernels.state import LIVE, NEVER, RESERVED, ResidencyState
+
+
+class PoolTooSmallError(RuntimeError):
+    """The pool cannot hold the pinned tails and one selection per lane of a layer."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """`N` pages were asked for, `M` distinct ones missed."""
+
+    slots: torch.Tensor  # [N] int32, -1 where the page was padding
+    hit: torch.Tensor  # [N] bool
+    prefetched: torch.Tensor  # [N] bool, a hit that is the first use since a prefetch
+    miss_pages: torch.Tensor  # [M] int32, each once
+    miss_slots: torch.Tensor  # [M] int32, where swap_in must put them
+
+
+def resolve(
+    state: ResidencyState, pages: torch.Tensor, *, tick: int, step_tick: int, ticks_per_step: int, policy: str
+) -> Resolved:
+    """Give every page of `pages` ([N] int32 physical, -1 pads, repeats allowed) a slot.
+
+    After the call each asked page is mapped and marked used at `tick`; missed ones hold no data until
+    swap_in has filled `miss_slots`. Raises PoolTooSmallError if not enough slots can be reclaimed.
+    """
+    asked = pages >= 0
+    slots = torch.where(asked, state.slot_of[pages.clamp(min=0).long()], -1)
+    hit = slots >= 0
+    used = slots[hit].long()
+    prefetched = torch.zeros_like(hit)
+    prefetched[hit] = state.prefetched[used]
+    _touch(state, used, tick)
+    missed = torch.unique(pages[asked & ~hit]).long()
+    taken = _take(state, missed.numel(), tick, step_tick, ticks_per_step, policy)
+    _remap(state, missed, taken, tick)
+    slots = torch.where(asked, state.slot_of[pages.clamp(min=0).long()], -1)
+    return Resolved(slots, hit, prefetched, missed.to(torch.int32), taken.to(torch.int32))
+
+
+def _touch(state: ResidencyState, slots: torch.Tensor, tick: int) -> None:
+    state.last_used[slots] = tick
+    state.value_until[slots] = NEVER
+    state.prefetched[slots] = False
+    rescued = slots[state.state[slots] == RESERVED]
+    state.state[rescued] = LIVE
+
+
+def _take(
+    state: ResidencyState, count: int, tick: int, step_tick: int, ticks_per_step: int, policy: str
+) -> torch.Tensor:
+    short = count - reserve_level(state) if count else 0
+    if short > 0:
+        got = reclaim_inline(
+            state, short, tick=tick, step_tick=step_tick, ticks_per_step=ticks_per_step, policy=policy
+        )
+        if got < short:
+            raise PoolTooSmallError(
+                f"{count} pages missed but only {count - short + got} of {state.slots} slots can be had; "
+                "the pool must hold the tails and one selection per lane of a layer"
+            )
+    return pop_reserve(state, count)
+
+
+def _remap(state: ResidencyState, pages: torch.Tensor, slots: torch.Tensor, tick: int) -> None:
+    evict_pages(state, slots)
+    state.page_of[slots] = pages.to(torch.int32)
+    state.slot_of[pages] = slots.to(torch.int32)
+    state.state[slots] = LIVE
+    state.last_used[slots] = tick
+    state.value_until[slots] = NEVER
