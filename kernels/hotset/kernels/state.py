@@ -18,6 +18,7 @@ before that is not pushed twice: `in_ring` tells.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, fields
 
 import torch
@@ -45,21 +46,23 @@ class ResidencyState:
     ring_tail: torch.Tensor  # [1] int64, entries pushed since the start
     evicted: torch.Tensor  # [S] int32 pages that lost their slot since the log was last read
     evicted_count: torch.Tensor  # [1] int32; beyond S the log has overflowed and a snapshot is due
+    tick: torch.Tensor  # [1] int32, resolve calls so far; on the device, so that captured graphs see it move
+    step_tick: torch.Tensor  # [1] int32, tick at which the current step began
+    ticks_per_step: int  # layers
 
     @classmethod
     def create(
-        cls, slots: int, groups: int, lanes: int, device: torch.device | str = "cpu"
+        cls, *, slots: int, groups: int, layers: int, kv_heads: int, device: torch.device | str = "cpu"
     ) -> ResidencyState:
         """A pool with nothing resident and an empty reserve.
 
         Raises ValueError if a size is not positive or a physical page number would not fit int32.
         """
-        if min(slots, groups, lanes) < 1:
-            raise ValueError(f"slots, groups and lanes must be positive: {slots}, {groups}, {lanes}")
+        if min(slots, groups, layers, kv_heads) < 1:
+            raise ValueError(f"all sizes must be positive: {slots=}, {groups=}, {layers=}, {kv_heads=}")
+        lanes = layers * kv_heads
         if groups * lanes >= 1 << 31:
-            raise ValueError(
-                f"{groups} groups of {lanes} lanes exceed 2**31 physical pages; use larger pages"
-            )
+            raise ValueError(f"{groups} groups of {lanes} lanes exceed 2**31 physical pages; use larger pages")
 
         def full(n: int, value: float, dtype: torch.dtype) -> torch.Tensor:
             return torch.full((n,), value, dtype=dtype, device=device)
@@ -81,6 +84,9 @@ class ResidencyState:
             ring_tail=full(1, 0, torch.int64),
             evicted=full(slots, -1, torch.int32),
             evicted_count=full(1, 0, torch.int32),
+            tick=full(1, 0, torch.int32),
+            step_tick=full(1, 0, torch.int32),
+            ticks_per_step=layers,
         )
 
     @property
@@ -95,4 +101,4 @@ class ResidencyState:
 
     def clone(self) -> ResidencyState:
         """A deep copy, for tests that compare two implementations."""
-        return ResidencyState(**{f.name: getattr(self, f.name).clone() for f in fields(self)})
+        return ResidencyState(**{f.name: copy.deepcopy(getattr(self, f.name)) for f in fields(self)})

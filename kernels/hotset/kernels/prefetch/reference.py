@@ -39,7 +39,7 @@ def begin_prefetch(
 
 
 def commit_prefetch(
-    state: ResidencyState, pages: torch.Tensor, slots: torch.Tensor, generations: torch.Tensor, *, tick: int
+    state: ResidencyState, pages: torch.Tensor, slots: torch.Tensor, generations: torch.Tensor
 ) -> torch.Tensor:
     """End the flight of `slots` ([m] int32), whose copies have arrived; return which became visible, [m] bool.
 
@@ -51,7 +51,7 @@ def commit_prefetch(
     state.slot_of[page[wanted]] = live.to(torch.int32)
     state.state[live] = LIVE
     state.prefetched[live] = True
-    state.last_used[live] = tick
+    state.last_used[live] = state.tick
     state.value_until[live] = NEVER
     state.page_of[dropped] = -1
     state.state[dropped] = FREE

@@ -26,12 +26,10 @@ class Resolved:
     miss_slots: torch.Tensor  # [M] int32, where swap_in must put them
 
 
-def resolve(
-    state: ResidencyState, pages: torch.Tensor, *, tick: int, step_tick: int, ticks_per_step: int, policy: str
-) -> Resolved:
+def resolve(state: ResidencyState, pages: torch.Tensor, policy: str) -> Resolved:
     """Give every page of `pages` ([N] int32 physical, -1 pads, repeats allowed) a slot.
 
-    After the call each asked page is mapped and marked used at `tick`; missed ones hold no data until
+    After the call each asked page is mapped and marked used at `state.tick`; missed ones hold no data until
     swap_in has filled `miss_slots`. Raises PoolTooSmallError if not enough slots can be reclaimed.
     """
     asked = pages >= 0
@@ -40,30 +38,26 @@ def resolve(
     used = slots[hit].long()
     prefetched = torch.zeros_like(hit)
     prefetched[hit] = state.prefetched[used]
-    _touch(state, used, tick)
+    _touch(state, used)
     missed = torch.unique(pages[asked & ~hit]).long()
-    taken = _take(state, missed.numel(), tick, step_tick, ticks_per_step, policy)
-    _remap(state, missed, taken, tick)
+    taken = _take(state, missed.numel(), policy)
+    _remap(state, missed, taken)
     slots = torch.where(asked, state.slot_of[pages.clamp(min=0).long()], -1)
     return Resolved(slots, hit, prefetched, missed.to(torch.int32), taken.to(torch.int32))
 
 
-def _touch(state: ResidencyState, slots: torch.Tensor, tick: int) -> None:
-    state.last_used[slots] = tick
+def _touch(state: ResidencyState, slots: torch.Tensor) -> None:
+    state.last_used[slots] = state.tick
     state.value_until[slots] = NEVER
     state.prefetched[slots] = False
     rescued = slots[state.state[slots] == RESERVED]
     state.state[rescued] = LIVE
 
 
-def _take(
-    state: ResidencyState, count: int, tick: int, step_tick: int, ticks_per_step: int, policy: str
-) -> torch.Tensor:
+def _take(state: ResidencyState, count: int, policy: str) -> torch.Tensor:
     short = count - reserve_level(state) if count else 0
     if short > 0:
-        got = reclaim_inline(
-            state, short, tick=tick, step_tick=step_tick, ticks_per_step=ticks_per_step, policy=policy
-        )
+        got = reclaim_inline(state, short, policy)
         if got < short:
             raise PoolTooSmallError(
                 f"{count} pages missed but only {count - short + got} of {state.slots} slots can be had; "
@@ -72,10 +66,10 @@ def _take(
     return pop_reserve(state, count)
 
 
-def _remap(state: ResidencyState, pages: torch.Tensor, slots: torch.Tensor, tick: int) -> None:
+def _remap(state: ResidencyState, pages: torch.Tensor, slots: torch.Tensor) -> None:
     evict_pages(state, slots)
     state.page_of[slots] = pages.to(torch.int32)
     state.slot_of[pages] = slots.to(torch.int32)
     state.state[slots] = LIVE
-    state.last_used[slots] = tick
+    state.last_used[slots] = state.tick
     state.value_until[slots] = NEVER
