@@ -29,6 +29,8 @@ PageGenerations = Annotated[_Any, ArraySpec("<u4", ("pages",))]
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Text = Annotated[str, Field(max_length=4096)]
 Name = Annotated[str, Field(max_length=256)]
+Pid = Annotated[int, Field(ge=1, lt=1 << 31)]
+Reasons = Annotated[dict[Name, Count], Field(max_length=256)]
 
 
 class AccessFlag(IntFlag):
@@ -75,6 +77,12 @@ class Geometry(Frozen):
     slots: int = Field(ge=1, lt=1 << 31, description="pages that the hot pool holds")
     groups: int = Field(ge=1, lt=1 << 31, description="groups that the page table can address")
 
+    @model_validator(mode="after")
+    def _check_pages(self) -> Geometry:
+        if self.groups * self.lanes >= 1 << 31:
+            raise ValueError(f"{self.groups} groups of {self.lanes} lanes exceed 2**31 physical pages")
+        return self
+
     @property
     def lanes(self) -> int:
         """Lanes of one sequence."""
@@ -87,17 +95,22 @@ class Hello(Message):
     type: Literal["hello"] = "hello"
     protocol: int = PROTOCOL_VERSION
     session: Name
-    pid: int
+    pid: Pid
     model: Name
     geometry: Geometry
     epoch: Count
     builtin_policy: Name
     controller: bool = Field(description="true if the peer now holds the controller lease")
-    lease_seconds: float = Field(gt=0, description="a silent controller loses the lease after this long")
+    lease_seconds: float = Field(gt=0, le=3600, description="a silent controller loses the lease after this long")
+    holder: Name = Field("", description="`peer pid` of whoever holds the lease, empty if nobody does")
+    sequences: Count = Field(0, description="sequences that are decoding now")
 
 
 class SequenceOpen(Message):
-    """A sequence finished prefill and will decode; `parent` names the sequence it was forked from."""
+    """A sequence finished prefill and will decode; `parent` names the sequence it was forked from.
+
+    `groups[i]` holds logical page i. Only sealed pages are named; the tail's group follows in `Step.new_group`.
+    """
 
     type: Literal["sequence_open"] = "sequence_open"
     sequence: Count
@@ -117,19 +130,19 @@ class SequenceClose(Message):
 
 
 class StepStats(Frozen):
-    """Timing and movement of one step. Times in microseconds, cumulative counters since session start."""
+    """Timing and movement of one step; what is marked cumulative counts since the session began."""
 
-    step_us: Count = 0
-    stall_us: Count = 0
-    demand_pages: Count = 0
-    prefetch_pages: Count = 0
-    moved_bytes: Count = 0
+    step_us: Count = Field(0, description="microseconds that the step took")
+    stall_us: Count = Field(0, description="microseconds of it that attention waited for movement")
+    demand_pages: Count = Field(0, description="pages loaded on a demand miss in this step")
+    prefetch_pages: Count = Field(0, description="pages that a prefetch made resident in this step")
+    moved_bytes: Count = Field(0, description="bytes that this step moved over the host link")
     reserve: Count = Field(0, description="slots in the reserve at the end of the step")
     free: Count = Field(0, description="slots that hold nothing")
     steps_dropped: Count = Field(0, description="step messages dropped at the high-water mark, cumulative")
     plans_applied: Count = Field(0, description="cumulative")
     entries_applied: Count = Field(0, description="cumulative")
-    entries_rejected: dict[Name, Count] = Field(default_factory=dict, description="by reason, cumulative")
+    entries_rejected: Reasons = Field(default_factory=dict, description="by reason, cumulative")
 
 
 class Step(Message):
@@ -198,7 +211,7 @@ class Ack(Message):
     number: Count
     accepted: bool
     applied: Count = 0
-    rejected: dict[Name, Count] = Field(default_factory=dict)
+    rejected: Reasons = Field(default_factory=dict)
     reason: Text = ""
 
 
@@ -216,7 +229,7 @@ class Attach(Message):
     type: Literal["attach"] = "attach"
     protocol: int = PROTOCOL_VERSION
     peer: Name
-    pid: int
+    pid: Pid
     role: Literal["controller", "observer"] = "controller"
 
 
@@ -227,7 +240,7 @@ class SnapshotRequest(Message):
 
 
 class Heartbeat(Message):
-    """Keeps the lease while there is no plan to send."""
+    """Keeps the lease while there is no plan to send; answered with an ack of `heartbeat`."""
 
     type: Literal["heartbeat"] = "heartbeat"
 
@@ -250,6 +263,12 @@ class Plan(Message):
     values: Annotated[_Any, ArraySpec("<f4", ("pages",))]
     prefetch: Annotated[_Any, ArraySpec("<i4", ("prefetch",))]
     prefetch_generations: Annotated[_Any, ArraySpec("<u4", ("prefetch",))]
+
+    @model_validator(mode="after")
+    def _check_values(self) -> Plan:
+        if not bool(np.isfinite(self.values).all()):
+            raise ValueError("values must be finite")
+        return self
 
 
 class Advice(Message):
@@ -274,9 +293,13 @@ class Model(Message):
 
 
 class Detach(Message):
-    """Give up the lease and stop receiving steps."""
+    """Stop receiving steps (`self`), or ask the runtime to take the lease from its holder (`controller`).
+
+    The holder is told with the error code `revoked` and becomes an observer that may not attach again.
+    """
 
     type: Literal["detach"] = "detach"
+    target: Literal["self", "controller"] = "self"
     reason: Text = ""
 
 
