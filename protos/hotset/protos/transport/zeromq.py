@@ -1,0 +1,226 @@
+"""ZeroMQ transport: the runtime binds a ROUTER socket, each daemon connects a DEALER.
+
+`ipc://` relies on its folder being closed to other users (see `discovery.runtime_dir`). `tcp://` needs CURVE
+keys on both sides, and the server serves only the public keys on its allow-list.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+import zmq.auth
+from zmq.utils import z85
+
+from hotset.protos.errors import ProtocolError
+from hotset.protos.transport.base import HIGH_WATER_MARK, Delivery
+from hotset.protos.wire import MAX_MESSAGE_BYTES, Frame
+
+MAX_IPC_PATH = 107  # sun_path of Linux, less the closing zero
+LINGER_MS = 300
+_ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+
+
+@dataclass(frozen=True)
+class CurveKeys:
+    """Own key pair, and the public keys to trust: a server's allow-list, or a client's one server."""
+
+    public: bytes
+    secret: bytes
+    trusted: frozenset[bytes]
+
+    @classmethod
+    def load(cls, own: Path, trusted: Sequence[Path]) -> CurveKeys:
+        """Read ZeroMQ certificate files (made by `zmq.auth.create_certificates`).
+
+        Raises ProtocolError if a file is missing, not a certificate, or `own` holds no secret key.
+        """
+        public, secret = _certificate(own)
+        if secret is None:
+            raise ProtocolError(f"{own} holds no secret key; name the .key_secret file")
+        return cls(public, secret, frozenset(_certificate(path)[0] for path in trusted))
+
+
+def _certificate(path: Path) -> tuple[bytes, bytes | None]:
+    try:
+        public, secret = zmq.auth.load_certificate(str(path))
+    except (OSError, ValueError) as error:
+        raise ProtocolError(f"{path} is not a CURVE certificate: {error}") from None
+    return public, secret
+
+
+class ZmqServer:
+    """Binds on creation. Raises ProtocolError if the endpoint may not or cannot be bound."""
+
+    def __init__(self, endpoint: str, *, keys: CurveKeys | None = None, high_water_mark: int = HIGH_WATER_MARK) -> None:
+        check_endpoint(endpoint, keys)
+        self._context = zmq.Context()
+        self._zap: _AllowList | None = None
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        try:
+            self._socket = self._bind(endpoint, keys, high_water_mark)
+        except ProtocolError:
+            self._release()
+            raise
+        self.endpoint = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._wake_out.fileno(), zmq.POLLIN)
+
+    def _bind(self, endpoint: str, keys: CurveKeys | None, high_water_mark: int) -> zmq.Socket[bytes]:
+        bound = self._context.socket(zmq.ROUTER)
+        _bound_queues(bound, high_water_mark)
+        bound.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        if keys is not None:
+            self._zap = _AllowList(self._context, keys.trusted)
+            bound.curve_secretkey, bound.curve_publickey, bound.curve_server = keys.secret, keys.public, True
+        try:
+            bound.bind(endpoint)
+        except zmq.ZMQError as error:
+            bound.close(0)
+            raise ProtocolError(f"cannot listen at {endpoint}: {error}") from None
+        return bound
+
+    def receive(self, timeout: float) -> tuple[bytes, list[Frame]] | None:
+        """See ServerTransport."""
+        ready = dict(self._poller.poll(int(timeout * 1000)))
+        if self._wake_out.fileno() in ready:
+            with contextlib.suppress(BlockingIOError):
+                self._wake_out.recv(4096)
+        if self._socket not in ready:
+            return None
+        try:
+            peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return None
+        return peer.bytes, [frame.buffer for frame in frames]
+
+    def send(self, peer: bytes, frames: Sequence[Frame]) -> Delivery:
+        """See ServerTransport."""
+        try:
+            self._socket.send_multipart([peer, *frames], zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return Delivery.DROPPED
+        except zmq.ZMQError:
+            # EHOSTUNREACH: nobody answers to this id any more.
+            return Delivery.GONE
+        return Delivery.SENT
+
+    def wake(self) -> None:
+        """See ServerTransport."""
+        # A full pipe means that a wake-up is already on its way; a closed one, that nobody sleeps.
+        with contextlib.suppress(OSError):
+            self._wake_in.send(b"\0")
+
+    def close(self) -> None:
+        """See ServerTransport."""
+        if not self._socket.closed:
+            self._socket.close(LINGER_MS)
+            if self.endpoint.startswith("ipc://"):
+                Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+            self._release()
+
+    def _release(self) -> None:
+        if self._zap is not None:
+            self._zap.close()
+        self._context.term()
+        self._wake_in.close()
+        self._wake_out.close()
+
+
+class ZmqClient:
+    """Connects on creation; ZeroMQ reconnects by itself. Raises ProtocolError for a bad endpoint."""
+
+    def __init__(self, endpoint: str, *, keys: CurveKeys | None = None, high_water_mark: int = HIGH_WATER_MARK) -> None:
+        check_endpoint(endpoint, keys)
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        _bound_queues(self._socket, high_water_mark)
+        try:
+            if keys is not None:
+                self._socket.curve_secretkey, self._socket.curve_publickey = keys.secret, keys.public
+                (self._socket.curve_serverkey,) = keys.trusted
+            self._socket.connect(endpoint)
+        except (zmq.ZMQError, ValueError) as error:
+            self.close()
+            raise ProtocolError(f"cannot connect to {endpoint}: {error}") from None
+
+    def receive(self, timeout: float) -> list[Frame] | None:
+        """See ClientTransport."""
+        if not self._socket.poll(int(timeout * 1000)):
+            return None
+        try:
+            return [frame.buffer for frame in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+        except zmq.Again:
+            return None
+
+    def send(self, frames: Sequence[Frame]) -> bool:
+        """See ClientTransport."""
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+    def close(self) -> None:
+        """See ClientTransport."""
+        if not self._socket.closed:
+            self._socket.close(LINGER_MS)
+            self._context.term()
+
+
+def check_endpoint(endpoint: str, keys: CurveKeys | None) -> None:
+    """Raise ProtocolError unless it is ipc:// with a short enough path, or tcp:// with CURVE keys."""
+    if endpoint.startswith("ipc://"):
+        length = len(os.fsencode(endpoint.removeprefix("ipc://")))
+        if length > MAX_IPC_PATH:
+            raise ProtocolError(
+                f"the socket path of {endpoint} has {length} bytes and may have {MAX_IPC_PATH}; "
+                "set HOTSET_RUNTIME_DIR to a shorter folder"
+            )
+    elif not endpoint.startswith("tcp://"):
+        raise ProtocolError(f"{endpoint} is neither ipc:// nor tcp://")
+    elif keys is None:
+        raise ProtocolError(f"{endpoint} needs CURVE keys: tcp without them is refused")
+
+
+def _bound_queues(bounded: zmq.Socket[bytes], high_water_mark: int) -> None:
+    bounded.setsockopt(zmq.SNDHWM, high_water_mark)
+    bounded.setsockopt(zmq.RCVHWM, high_water_mark)
+    bounded.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+
+
+class _AllowList:
+    """Answers ZeroMQ's authentication requests (RFC 27, ZAP): only trusted public keys may connect."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], trusted: frozenset[bytes]) -> None:
+        self._trusted = {z85.decode(key) for key in trusted}
+        self._socket = context.socket(zmq.REP)
+        self._socket.setsockopt(zmq.RCVTIMEO, 200)
+        self._socket.bind(_ZAP_ENDPOINT)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._answer, name="hotset-zap", daemon=True)
+        self._thread.start()
+
+    def _answer(self) -> None:
+        while not self._stop.is_set():
+            try:
+                version, request, _domain, _address, _identity, mechanism, *keys = self._socket.recv_multipart()
+            except zmq.Again:
+                continue
+            good = mechanism == b"CURVE" and len(keys) == 1 and keys[0] in self._trusted
+            verdict = [b"200", b"OK"] if good else [b"400", b"unknown key"]
+            self._socket.send_multipart([version, request, *verdict, b"", b""])
+        self._socket.close(0)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
