@@ -28,3 +28,15 @@ class ModelError(HotsetError):
     """A predictor model cannot be loaded or used: missing, wrong hash, or other features than ours."""
 
     exit_code = 5
+
+
+class ConfigError(HotsetError):
+    """An option or a combination of options cannot work; the message says which and what would."""
+
+    exit_code = 2
+
+
+class CapacityError(HotsetError):
+    """A tier, the page table or the pool is too small for what was asked."""
+
+    exit_code = 6

@@ -9,9 +9,10 @@ import torch
 from hotset.kernels.reclaim.reference import reclaim_inline
 from hotset.kernels.reserve import evict_pages, pop_reserve, reserve_level
 from hotset.kernels.state import LIVE, NEVER, RESERVED, ResidencyState
+from hotset.protos.errors import CapacityError
 
 
-class PoolTooSmallError(RuntimeError):
+class PoolTooSmallError(CapacityError):
     """The pool cannot hold the pinned tails and one selection per lane of a layer."""
 
 

@@ -1,0 +1,53 @@
+"""What a decode process can be told: sizes of pages, selections and pools, and which policies run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hotset.protos.errors import ConfigError
+
+
+class RuntimeConfig(BaseModel):
+    """Residency options of a decode process. Sizes are in pages of one lane unless they say otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    page_size: Annotated[int, Field(ge=1, le=1024, description="tokens a page")] = 16
+    selected: Annotated[int, Field(ge=2, description="k, pages attended to per lane and step")] = 32
+    recent: Annotated[int, Field(ge=1, description="newest pages that are always selected")] = 4
+    max_tokens: Annotated[int, Field(ge=1, description="tokens of all sequences together")] = 16384
+    max_sequences: Annotated[int, Field(ge=1)] = 8
+    hbm_fraction: Annotated[float, Field(gt=0, le=1, description="hot pool over the KV of max_tokens")] = 0.25
+    hbm_pages: Annotated[int | None, Field(ge=1, description="hot pool in pages; overrides hbm_fraction")] = None
+    host_pages: Annotated[int | None, Field(ge=1, description="host frames; default: room for everything")] = None
+    disk_dir: Annotated[Path | None, Field(description="folder of the disk tier; default: no disk tier")] = None
+    selector: Literal["bounds", "mass"] = "bounds"
+    policy: Literal["score-ema", "lru"] = "score-ema"
+    prefill_chunk: Annotated[int, Field(ge=1, description="tokens a prefill pass; rounded up to pages")] = 512
+    plan_lifetime: Annotated[int, Field(ge=1, description="steps that a plan's values outlive its epoch")] = 16
+
+    @classmethod
+    def checked(cls, **options: object) -> RuntimeConfig:
+        """Build a config; raises ConfigError that lists every mistake on one line."""
+        try:
+            return cls.model_validate(options)
+        except ValidationError as error:
+            mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise ConfigError(f"invalid options: {mistakes}") from error
+
+    @property
+    def groups(self) -> int:
+        """Page groups to provide for: `max_tokens`, and a partial page for each sequence."""
+        return -(-self.max_tokens // self.page_size) + self.max_sequences
+
+    def slots(self, lanes: int) -> int:
+        """Size of the hot pool in slots, for a model with `lanes` lanes a sequence."""
+        everything = self.groups * lanes
+        return min(everything, self.hbm_pages or max(1, int(everything * self.hbm_fraction)))
+
+    def smallest_pool(self, layers: int, kv_heads: int) -> int:
+        """Slots below which `max_sequences` cannot decode: their tails, and one selection per lane of a layer."""
+        return self.max_sequences * (layers * kv_heads + kv_heads * self.selected)

@@ -1,0 +1,118 @@
+"""Hugging Face models through transformers' own extension points: an attention function and a cache class."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers.cache_utils import Cache
+
+from hotset.protos.errors import ConfigError
+from hotset.runtime.paged_kv import ModelShape
+from hotset.runtime.passes import Pass
+
+ATTENTION = "hotset"
+
+
+class TieredCache(Cache):
+    """A cache whose keys and values go where the current pass puts them; transformers sees no stored tensor."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self.current: Pass | None = None
+        self.seen = 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hand the new tokens of a layer to the current pass; attention reads them from there."""
+        assert self.current is not None, "set `current` before the forward pass"
+        self.current.append(layer_idx, key_states, value_states)
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens before this pass, of the longest sequence."""
+        return self.seen
+
+
+def hotset_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    *,
+    hotset: Pass,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention interface: `query` [B, Hq, T, D] -> [B, T, Hq, D]; everything else is the pass's business."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return hotset.attend(cast(int, module.layer_idx), query, scale), None
+
+
+AttentionInterface.register(ATTENTION, hotset_attention)
+
+
+def load_model(path: Path, dtype: torch.dtype, device: str = "cpu") -> tuple[Any, Any]:
+    """(model, tokenizer) of a checkpoint folder or a GGUF file. Raises ConfigError where it cannot be served."""
+    if not path.exists():
+        raise ConfigError(f"no model at {path}; give a checkpoint folder or a .gguf file")
+    folder, extra = (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (path, {})
+    try:
+        with _quiet():
+            check_servable(transformers.AutoConfig.from_pretrained(folder, local_files_only=True, **extra))
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **extra)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, attn_implementation=ATTENTION, local_files_only=True, **extra
+            )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ConfigError(f"cannot load a model from {path}: {str(error).splitlines()[0]}") from error
+    return cast(Any, model).to(device).eval(), tokenizer
+
+
+def check_servable(config: PreTrainedConfig) -> None:
+    """Raise ConfigError that names why a model's attention cannot be served from selected pages."""
+    text = config.get_text_config(decoder=True)
+    reasons = []
+    kinds = sorted(set(getattr(text, "layer_types", None) or []) - {"full_attention"})
+    if kinds:
+        reasons.append(f"it has layers of type {', '.join(kinds)}")
+    elif getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True):
+        reasons.append(f"all its layers use a sliding window of {text.sliding_window} tokens")
+    if getattr(text, "attn_logit_softcapping", None):
+        reasons.append("it caps attention logits")
+    if getattr(text, "kv_lora_rank", None):
+        reasons.append("it uses latent attention (MLA), which this backend does not page yet")
+    if getattr(config, "is_encoder_decoder", False):
+        reasons.append("it is an encoder-decoder model")
+    if reasons:
+        raise ConfigError(f"model type {config.model_type} cannot be served: {'; '.join(reasons)}")
+
+
+def model_shape(model: Any, name: str) -> ModelShape:
+    """Sizes of a loaded model."""
+    text = model.config.get_text_config(decoder=True)
+    heads = text.num_attention_heads
+    return ModelShape(
+        name=name,
+        layers=text.num_hidden_layers,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        query_heads=heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        dtype=model.dtype,
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """transformers writes progress bars and notices to stderr; ours is the only progress shown."""
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield

@@ -1,0 +1,197 @@
+"""Sequences over the residency manager: page tables, tails, page bounds, forks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hotset.kernels.page_bounds import page_bounds
+from hotset.protos.errors import CapacityError, ConfigError
+from hotset.protos.messages import Geometry
+from hotset.runtime.backing import BackingStore
+from hotset.runtime.config import RuntimeConfig
+from hotset.runtime.groups import GroupTable, Sequence
+from hotset.runtime.integrity import check_integrity
+from hotset.runtime.residency import ResidencyManager
+from hotset.runtime.tiers import DiskTier, HostTier
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the tiers need to know of a model."""
+
+    name: str
+    layers: int
+    kv_heads: int
+    query_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+
+class PagedKV:
+    """The KV cache of all sequences of one model: who holds which group, and the data behind it.
+
+    A sequence of `length` tokens holds ceil(length / page_size) groups; a partial last one is its tail.
+    `bounds` [P, 2, head_dim] are the elementwise min and max of each page's keys, always on the device.
+    """
+
+    def __init__(self, shape: ModelShape, config: RuntimeConfig, device: torch.device | str = "cpu") -> None:
+        self.shape, self.config = shape, config
+        self.lanes = shape.layers * shape.kv_heads
+        self.page_size = config.page_size
+        self.groups = GroupTable(config.groups)
+        self.sequences: dict[int, Sequence] = {}
+        self.manager = _manager(shape, config, device)
+        self.bounds = torch.zeros(config.groups * self.lanes, 2, shape.head_dim, dtype=shape.dtype, device=device)
+        self.new_groups: list[tuple[int, int, int]] = []
+        self._next_id = 0
+
+    @property
+    def geometry(self) -> Geometry:
+        """The session's fixed sizes, as the wire names them."""
+        return Geometry(
+            layers=self.shape.layers,
+            kv_heads=self.shape.kv_heads,
+            page_size=self.page_size,
+            selected=self.config.selected,
+            candidates=2 * self.config.selected,
+            page_bytes=self.manager.page_bytes,
+            slots=self.manager.state.slots,
+            groups=len(self.groups.references),
+        )
+
+    def open(self, prompt_tokens: int) -> Sequence:
+        """A new, empty sequence. Raises CapacityError if the batch or the page table has no room for its prompt."""
+        if len(self.sequences) >= self.config.max_sequences:
+            raise CapacityError(f"{len(self.sequences)} sequences are open, the limit; raise --max-sequences")
+        if self._groups_for(prompt_tokens) > self.groups.free_groups:
+            raise CapacityError(
+                f"a prompt of {prompt_tokens} tokens needs {self._groups_for(prompt_tokens)} page groups, "
+                f"{self.groups.free_groups} are free; raise --max-tokens or shorten the prompt"
+            )
+        sequence = Sequence(self._next_id, prompt_tokens)
+        self._next_id += 1
+        self.sequences[sequence.id] = sequence
+        return sequence
+
+    def extend(self, sequence: Sequence, tokens: int) -> None:
+        """Provide groups for `tokens` more tokens of a prompt; a partial last page becomes the pinned tail.
+
+        The length so far must fill whole pages. Groups that the tokens fill are expected through `store`.
+        """
+        assert sequence.length % self.page_size == 0, "a prompt grows by whole pages"
+        sequence.length += tokens
+        while len(sequence.groups) < self._groups_for(sequence.length):
+            self._add_group(sequence)
+        if sequence.length % self.page_size:
+            self.manager.open_tail(sequence.groups[-1])
+
+    def begin_token(self, sequence: Sequence) -> None:
+        """Make room for one more token: the first token of a page opens a tail. The token counts at once."""
+        if sequence.length % self.page_size == 0:
+            self._add_group(sequence)
+            try:
+                self.manager.open_tail(sequence.groups[-1])
+            except CapacityError:
+                self._drop(sequence, [sequence.groups.pop()])
+                raise
+        sequence.length += 1
+
+    def end_token(self, sequence: Sequence) -> None:
+        """The token's K and V are written: seal the tail if it is full now."""
+        sequence.step += 1
+        if sequence.length % self.page_size == 0:
+            self.manager.seal(sequence.groups[-1])
+
+    def fork(self, parent: Sequence) -> Sequence:
+        """A sequence that shares all sealed groups of `parent` and copies its tail."""
+        child = self.open(0)
+        child.prompt_tokens, child.length, child.step, child.parent = parent.length, parent.length, 0, parent.id
+        sealed = parent.groups[: parent.length // self.page_size]
+        self.groups.share(sealed)
+        child.groups = list(sealed)
+        if parent.length % self.page_size:
+            try:
+                self._add_group(child)
+                self._copy_tail(parent.groups[-1], child.groups[-1])
+            except CapacityError:
+                self.close(child)
+                raise
+        return child
+
+    def close(self, sequence: Sequence) -> None:
+        """End a sequence; groups that nobody else holds are freed in every tier."""
+        del self.sequences[sequence.id]
+        self._drop(sequence, sequence.groups)
+        sequence.groups = []
+
+    def page_table(self, sequences: list[Sequence]) -> torch.Tensor:
+        """Groups of `sequences` in logical order, [len(sequences), longest] int32, padded with -1."""
+        longest = max(len(s.groups) for s in sequences)
+        return torch.tensor([s.groups + [-1] * (longest - len(s.groups)) for s in sequences], dtype=torch.int32)
+
+    def layer_pages(self, groups: torch.Tensor, layer: int) -> torch.Tensor:
+        """Physical pages of `groups` (any shape, int64) in `layer`, one more dimension [kv_heads] at the end."""
+        heads = torch.arange(self.shape.kv_heads, device=groups.device)
+        return groups[..., None] * self.lanes + layer * self.shape.kv_heads + heads
+
+    def store(self, pages: torch.Tensor, rows: torch.Tensor) -> None:
+        """Write full pages ([n] int64) of a prompt through and keep their bounds; `rows` [n, 2, page_size, D]."""
+        self.manager.store(pages, rows)
+        page_bounds(rows.contiguous(), pages.to(torch.int32), self.bounds)
+
+    def forget_changes(self) -> None:
+        """Drop the log of new groups, loads and evictions: nobody listens, and whoever comes asks for a snapshot."""
+        self.new_groups.clear()
+        self.manager.drain_changes()
+
+    def generation(self, group: int) -> int:
+        """The current generation of a group."""
+        return int(self.manager.state.generation[group])
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError if any invariant of DESIGN.md is broken. For use between steps."""
+        check_integrity(self.manager, self.groups, list(self.sequences.values()), self.page_size)
+
+    def _groups_for(self, tokens: int) -> int:
+        return -(-tokens // self.page_size)
+
+    def _add_group(self, sequence: Sequence) -> None:
+        group = self.groups.allocate()
+        sequence.groups.append(group)
+        self.new_groups.append((sequence.id, group, self.generation(group)))
+
+    def _copy_tail(self, source: int, target: int) -> None:
+        self.manager.copy_tail(source, target)
+        old, new = self.manager.pages_of(torch.tensor([source, target]))
+        self.bounds[new] = self.bounds[old]
+
+    def _drop(self, sequence: Sequence, groups: list[int]) -> None:
+        self.manager.free(self.groups.release(groups))
+        self.new_groups = [n for n in self.new_groups if n[0] != sequence.id or n[1] in sequence.groups]
+
+
+def _manager(shape: ModelShape, config: RuntimeConfig, device: torch.device | str) -> ResidencyManager:
+    lanes = shape.layers * shape.kv_heads
+    slots, pages = config.slots(lanes), config.groups * lanes
+    smallest = config.smallest_pool(shape.layers, shape.kv_heads)
+    if slots < min(smallest, pages):
+        raise ConfigError(
+            f"a hot pool of {slots} pages cannot decode {config.max_sequences} sequences: {smallest} are the least; "
+            "raise the HBM budget, or lower --selected or --max-sequences"
+        )
+    row_shape = (2, config.page_size, shape.head_dim)
+    host = HostTier(min(pages, config.host_pages or pages), row_shape, shape.dtype)
+    disk = DiskTier(pages, row_shape, shape.dtype, config.disk_dir) if config.disk_dir else None
+    return ResidencyManager(
+        slots=slots,
+        groups=config.groups,
+        layers=shape.layers,
+        kv_heads=shape.kv_heads,
+        row_shape=row_shape,
+        dtype=shape.dtype,
+        backing=BackingStore(pages, host, disk),
+        policy=config.policy,
+        device=device,
+    )

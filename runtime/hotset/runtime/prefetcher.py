@@ -1,0 +1,47 @@
+"""The prefetch stream of the CPU backend: one thread that copies pages into FILLING slots."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from hotset.runtime.backing import BackingStore
+
+
+@dataclass(frozen=True)
+class _Flight:
+    pages: torch.Tensor
+    slots: torch.Tensor
+    generations: torch.Tensor
+    copy: Future[None]
+
+
+class Prefetcher:
+    """Copies in order of `start`; `arrived` hands flights back in that order once their copies are done."""
+
+    def __init__(self, backing: BackingStore, rows: torch.Tensor) -> None:
+        self._backing = backing
+        self._rows = rows
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hotset-prefetch")
+        self._flights: list[_Flight] = []
+
+    def start(self, pages: torch.Tensor, slots: torch.Tensor, generations: torch.Tensor) -> None:
+        """Copy `pages` into `slots` (both [n] int64); `generations` [n] int64 are checked again at commit."""
+        if pages.numel():
+            copy = self._thread.submit(self._backing.fetch, pages, self._rows, slots)
+            self._flights.append(_Flight(pages, slots, generations, copy))
+
+    def arrived(self, *, wait: bool) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """(pages, slots, generations) of finished flights. Raises what the copy raised."""
+        done = []
+        while self._flights and (wait or self._flights[0].copy.done()):
+            flight = self._flights.pop(0)
+            flight.copy.result()
+            done.append((flight.pages, flight.slots, flight.generations))
+        return done
+
+    def close(self) -> None:
+        """Wait for the thread to end."""
+        self._thread.shutdown(wait=True)

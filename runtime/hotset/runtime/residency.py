@@ -1,0 +1,264 @@
+"""The residency manager: which pages have a slot, and every movement between slots and the tiers below.
+
+Who may touch what: the decode loop owns everything here. The prefetch thread only copies rows into slots
+that are FILLING, which nobody reads before commit. Plans enter through `apply_plan` at safe points only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+
+from hotset.kernels.apply_plan import REASONS as PLAN_REASONS
+from hotset.kernels.apply_plan import apply_plan
+from hotset.kernels.prefetch import REASONS as PREFETCH_REASONS
+from hotset.kernels.prefetch import begin_prefetch, commit_prefetch
+from hotset.kernels.reclaim import reclaim
+from hotset.kernels.release import release
+from hotset.kernels.reserve import reserve_level
+from hotset.kernels.resolve import PoolTooSmallError, Resolved, resolve
+from hotset.kernels.state import FREE, LIVE, PINNED, ResidencyState
+from hotset.protos.errors import CapacityError
+from hotset.runtime.backing import BackingStore
+from hotset.runtime.prefetcher import Prefetcher
+
+EMA_DECAY = 0.7
+
+
+@dataclass
+class Movement:
+    """Cumulative counts since the session began; a page is one page of one lane."""
+
+    accesses: int = 0
+    hits: int = 0
+    prefetched_hits: int = 0
+    demand_pages: int = 0
+    prefetch_pages: int = 0
+    prefetch_wasted: int = 0
+    warm_pages: int = 0
+    written_pages: int = 0
+    plans_applied: int = 0
+    entries_applied: int = 0
+    entries_rejected: Counter[str] = field(default_factory=Counter)
+
+
+class ResidencyManager:
+    """Slots, page states, the reserve and the tiers behind them, for `groups` groups of all lanes.
+
+    `rows` [S, 2, page_size, head_dim] is the hot pool: K then V of a page of one lane.
+    """
+
+    def __init__(
+        self,
+        *,
+        slots: int,
+        groups: int,
+        layers: int,
+        kv_heads: int,
+        row_shape: tuple[int, ...],
+        dtype: torch.dtype,
+        backing: BackingStore,
+        policy: str,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.state = ResidencyState.create(slots=slots, groups=groups, layers=layers, kv_heads=kv_heads, device=device)
+        self.lanes = layers * kv_heads
+        self.policy = policy
+        self.backing = backing
+        self.rows = torch.zeros((slots, *row_shape), dtype=dtype, device=device)
+        self.page_bytes = self.rows[0].numel() * dtype.itemsize
+        self.moved = Movement()
+        self.low = max(1, slots // 32)
+        self.high = max(1, slots // 16)
+        self._prefetcher = Prefetcher(backing, self.rows)
+        self._loaded: list[torch.Tensor] = []
+        self._stall = 0.0
+
+    def pages_of(self, groups: torch.Tensor) -> torch.Tensor:
+        """Physical pages of all lanes of `groups` ([g] int64), [g, lanes] int64."""
+        return groups[:, None] * self.lanes + torch.arange(self.lanes)
+
+    # Tails: pinned from their first token until they are sealed.
+
+    def open_tail(self, group: int) -> None:
+        """Pin one zeroed slot for every lane of `group`. Raises CapacityError if the pool cannot give them."""
+        pages = self.pages_of(torch.tensor([group])).flatten()
+        self._ensure_evictable(pages.numel())
+        done = self._resolve(pages.to(torch.int32))
+        self.rows[done.miss_slots.long()] = 0
+        self.state.state[done.slots.long()] = PINNED
+        self._loaded.append(pages)
+
+    def copy_tail(self, source: int, target: int) -> None:
+        """Copy-on-write: give `target` a pinned tail with the content of the tail group `source`."""
+        self.open_tail(target)
+        pages = self.pages_of(torch.tensor([source, target]))
+        old, new = self.state.slot_of[pages].long()
+        self.rows[new] = self.rows[old]
+
+    def seal(self, group: int) -> None:
+        """Write the full tail of `group` through to the host; from now on evicting it is a metadata change."""
+        pages = self.pages_of(torch.tensor([group])).flatten()
+        slots = self.state.slot_of[pages].long()
+        self.store(pages, self.rows[slots])
+        self.state.state[slots] = LIVE
+
+    def store(self, pages: torch.Tensor, rows: torch.Tensor) -> None:
+        """Write sealed `pages` ([n] int64) through from `rows` without giving them slots (prefill)."""
+        self.backing.store(pages, rows)
+        self.moved.written_pages += pages.numel()
+
+    def warm(self, pages: torch.Tensor) -> int:
+        """Fill free slots with `pages` ([n] int64, best first), keeping the reserve's share; return how many."""
+        pages = pages[(self.state.slot_of[pages] < 0) & self.backing.has(pages)]
+        free = torch.nonzero(self.state.state == FREE).flatten()
+        room = max(0, free.numel() - self.high)
+        pages, slots = pages[:room], free[: min(room, pages.numel())]
+        self.backing.fetch(pages, self.rows, slots)
+        self.state.page_of[slots] = pages.to(torch.int32)
+        self.state.slot_of[pages] = slots.to(torch.int32)
+        self.state.state[slots] = LIVE
+        self.state.last_used[slots] = self.state.tick
+        self._loaded.append(pages)
+        self.moved.warm_pages += pages.numel()
+        return pages.numel()
+
+    def free(self, groups: list[int]) -> None:
+        """Drop the pages of freed groups from every tier; older plans for them are stale from here on."""
+        if groups:
+            index = torch.tensor(groups)
+            release(self.state, index)
+            self.backing.free(self.pages_of(index).flatten())
+
+    # A step: begin, then resolve layer by layer, then end.
+
+    def begin_step(self) -> None:
+        """A safe point: prefetches that have arrived become visible; a new step's uses start to count."""
+        self.state.step_tick.copy_(self.state.tick + 1)
+        self.commit_prefetches()
+
+    def resolve(self, pages: torch.Tensor) -> Resolved:
+        """Give the selected `pages` ([N] int32 physical, -1 pads) slots and data; swap in what missed."""
+        self.state.tick += 1
+        done = self._resolve(pages)
+        missed = done.miss_pages.long()
+        start = time.perf_counter()
+        self.backing.fetch(missed, self.rows, done.miss_slots.long())
+        self._stall += time.perf_counter() - start
+        if missed.numel():
+            self._loaded.append(missed)
+        moved = self.moved
+        moved.accesses += int((pages >= 0).sum())
+        moved.hits += int(done.hit.sum())
+        moved.prefetched_hits += int(done.prefetched.sum())
+        moved.demand_pages += missed.numel()
+        return done
+
+    def _resolve(self, pages: torch.Tensor) -> Resolved:
+        try:
+            return resolve(self.state, pages, self.policy)
+        except PoolTooSmallError:
+            self.commit_prefetches(wait=True)
+            return resolve(self.state, pages, self.policy)
+
+    def observe(self, pages: torch.Tensor, scores: torch.Tensor) -> None:
+        """Fold this step's scores ([n] 0..255) of candidate `pages` ([n] int64) into the averages of all pages."""
+        self.state.ema.mul_(EMA_DECAY)
+        self.state.ema[pages] += (1 - EMA_DECAY) * scores
+
+    def end_step(self) -> None:
+        """Off the critical path: refill the reserve from the worst values."""
+        reclaim(self.state, low=self.low, high=self.high, policy=self.policy)
+
+    # Plans and prefetch.
+
+    def apply_plan(
+        self, pages: torch.Tensor, generations: torch.Tensor, values: torch.Tensor, *, epoch_tick: int, until_tick: int
+    ) -> Counter[str]:
+        """Write a plan's values; return rejected entries by reason. See kernels.apply_plan for what is rejected."""
+        counts = apply_plan(
+            self.state, pages, generations, values, epoch_tick=epoch_tick, until_tick=until_tick
+        ).tolist()
+        self.moved.entries_applied += counts[0]
+        return self._count_rejected(PLAN_REASONS, counts)
+
+    def prefetch(self, pages: torch.Tensor, generations: torch.Tensor) -> Counter[str]:
+        """Start copying `pages` ([n] int32, best first) on the prefetch stream; return rejected entries by reason."""
+        stored = pages < 0
+        inside = (pages >= 0) & (pages < self.state.slot_of.numel())
+        stored[inside] = self.backing.has(pages[inside].long())
+        begun, slots, counts = begin_prefetch(self.state, pages[stored], generations[stored], keep=self.low)
+        groups = begun.long() // self.lanes
+        self._prefetcher.start(begun.long(), slots.long(), self.state.generation[groups].long())
+        self.moved.prefetch_pages += begun.numel()
+        rejected = self._count_rejected(PREFETCH_REASONS, counts.tolist())
+        unknown = int((~stored).sum())
+        if unknown:
+            rejected["not_stored"] += unknown
+            self.moved.entries_rejected["not_stored"] += unknown
+        return rejected
+
+    def commit_prefetches(self, *, wait: bool = False) -> None:
+        """At a safe point: make prefetches visible whose copies have arrived (`wait`: all of them)."""
+        for pages, slots, generations in self._prefetcher.arrived(wait=wait):
+            visible = commit_prefetch(self.state, pages, slots, generations)
+            self._loaded.append(pages[visible])
+            self.moved.prefetch_wasted += int((~visible).sum())
+
+    def _count_rejected(self, reasons: tuple[str, ...], counts: list[int]) -> Counter[str]:
+        rejected = Counter({r: n for r, n in zip(reasons, counts[1:], strict=True) if n})
+        self.moved.entries_rejected.update(rejected)
+        return rejected
+
+    # What changed and what is there.
+
+    def drain_changes(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pages ([n] int64) that gained and that lost their slot since the last call; each page stands in one."""
+        count = int(self.state.evicted_count)
+        gone = self.state.evicted[: min(count, self.state.slots)].long()
+        touched = torch.unique(torch.cat([*self._loaded, gone]))
+        self._loaded.clear()
+        self.state.evicted_count.zero_()
+        resident = self.state.slot_of[touched] >= 0
+        return touched[resident], touched[~resident]
+
+    def peek(self, pages: torch.Tensor) -> torch.Tensor:
+        """Content of `pages` ([n] int64, sealed or resident), [n, *row_shape]; residency stays as it is."""
+        slots = self.state.slot_of[pages].long()
+        out = self.rows[slots.clamp(min=0)]
+        cold = torch.nonzero(slots < 0).flatten()
+        self.backing.fetch(pages[cold], out, cold)
+        return out
+
+    def resident_pages(self) -> torch.Tensor:
+        """All pages that have a slot, [n] int64, ascending."""
+        return torch.nonzero(self.state.slot_of >= 0).flatten()
+
+    def reserve_level(self) -> int:
+        """Slots in the reserve."""
+        return reserve_level(self.state)
+
+    def free_slots(self) -> int:
+        """Slots that hold nothing and are not reserved."""
+        return int((self.state.state == FREE).sum())
+
+    def take_stall(self) -> float:
+        """Seconds that swap-ins have made attention wait since the last call."""
+        stall, self._stall = self._stall, 0.0
+        return stall
+
+    def close(self) -> None:
+        """Wait for copies in flight and give back what the tiers hold."""
+        self._prefetcher.close()
+        self.backing.close()
+
+    def _ensure_evictable(self, count: int) -> None:
+        pinned = int((self.state.state == PINNED).sum())
+        if self.state.slots - pinned < count:
+            raise CapacityError(
+                f"{count} slots are needed for a new tail, but {pinned} of {self.state.slots} are pinned; "
+                "raise the HBM budget or lower the number of sequences"
+            )

@@ -1,0 +1,115 @@
+"""How a daemon steers the decode loop: plans, models and advice enter at safe points, events leave after steps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+
+from hotset.protos.messages import Ack, Advice, Plan
+from hotset.runtime.link import ControlLink
+from hotset.runtime.link.control import Published
+from hotset.runtime.residency import ResidencyManager
+
+_KEPT_TICKS = 64
+
+
+class Steering:
+    """Nobody steers: the built-in policy decides alone. Also the interface that the decode loop uses."""
+
+    @property
+    def attached(self) -> bool:
+        """Whether anybody wants step messages."""
+        return False
+
+    def publish(self, message: Published) -> None:
+        """Send to whoever listens; never waits, never raises."""
+
+    def apply(self, manager: ResidencyManager, epoch: int) -> None:
+        """Apply what has arrived. Called at safe points only: layer and step boundaries."""
+
+    def end_step(self, epoch: int, tick: int) -> None:
+        """Remember at which tick a step ended, to tell which uses a plan had seen."""
+
+    def snapshot_wanted(self) -> bool:
+        """Whether a listener needs the whole state."""
+        return False
+
+    def steps_dropped(self) -> int:
+        """Step messages that no listener got, cumulative."""
+        return 0
+
+    def close(self) -> None:
+        """Stop listening."""
+
+
+class LinkSteering(Steering):
+    """Steered over a ControlLink. Whatever a plan holds, the worst it can do is to make the hot set useless."""
+
+    def __init__(self, link: ControlLink, *, lifetime: int, on_advice: Callable[[Advice], None] | None = None) -> None:
+        self.link, self._lifetime, self._on_advice = link, lifetime, on_advice
+        self._tick_of: dict[int, int] = {}
+
+    @property
+    def attached(self) -> bool:
+        """See Steering."""
+        return self.link.attached
+
+    def publish(self, message: Published) -> None:
+        """See Steering."""
+        self.link.publish(message)
+
+    def apply(self, manager: ResidencyManager, epoch: int) -> None:
+        """See Steering."""
+        if (plan := self.link.take_plan()) is not None:
+            self._apply_plan(manager, plan, epoch)
+        for model in self.link.take_models():
+            self.link.publish(
+                Ack(of="model", number=model.number, accepted=False, reason="this backend scores on the daemon")
+            )
+        if (advice := self.link.take_advice()) is not None:
+            if self._on_advice is not None:
+                self._on_advice(advice)
+            self.link.publish(Ack(of="advice", number=advice.number, accepted=self._on_advice is not None))
+
+    def end_step(self, epoch: int, tick: int) -> None:
+        """See Steering."""
+        self._tick_of[epoch] = tick
+        self._tick_of.pop(epoch - _KEPT_TICKS, None)
+
+    def snapshot_wanted(self) -> bool:
+        """See Steering."""
+        return self.link.snapshot_wanted()
+
+    def steps_dropped(self) -> int:
+        """See Steering."""
+        counters = self.link.counters
+        return counters.outbox_steps_dropped + counters.steps_dropped
+
+    def close(self) -> None:
+        """See Steering."""
+        self.link.close()
+
+    def _apply_plan(self, manager: ResidencyManager, plan: Plan, epoch: int) -> None:
+        seen = self._tick_of.get(plan.epoch)
+        if seen is None or plan.deadline < epoch:
+            reason = "late" if plan.deadline < epoch else "unknown_epoch"
+            entries = len(plan.pages) + len(plan.prefetch)
+            manager.moved.entries_rejected[reason] += entries
+            self.link.publish(
+                Ack(of="plan", number=plan.number, accepted=False, rejected={reason: entries}, reason=reason)
+            )
+            return
+        until = seen + self._lifetime * manager.state.ticks_per_step
+        before = manager.moved.entries_applied + manager.moved.prefetch_pages
+        rejected: Counter[str] = manager.apply_plan(
+            torch.tensor(plan.pages), torch.tensor(plan.generations, dtype=torch.int64), torch.tensor(plan.values),
+            epoch_tick=seen, until_tick=until,
+        )  # fmt: skip
+        rejected += manager.prefetch(
+            torch.tensor(plan.prefetch), torch.tensor(plan.prefetch_generations, dtype=torch.int64)
+        )
+        manager.moved.plans_applied += 1
+        applied = manager.moved.entries_applied + manager.moved.prefetch_pages - before
+        self.link.publish(Ack(of="plan", number=plan.number, accepted=True, applied=applied, rejected=dict(rejected)))
