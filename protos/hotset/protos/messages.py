@@ -109,7 +109,7 @@ class Hello(Message):
 class SequenceOpen(Message):
     """A sequence finished prefill and will decode; `parent` names the sequence it was forked from.
 
-    `groups[i]` holds logical page i. Only sealed pages are named; the tail's group follows in `Step.new_group`.
+    `groups[i]` holds logical page i; the last may be the tail. Groups that follow come in `Step.new_group`.
     """
 
     type: Literal["sequence_open"] = "sequence_open"
@@ -150,8 +150,9 @@ class Step(Message):
 
     Rows are lanes: sequence-major in the order of `sequences`, then layer, then KV head. Candidates hold
     logical page numbers, padded with -1. A score is page attention mass m as `255 + 8*log2(m)`, clipped to
-    0..255. `sealed_*` name groups that became full pages in this step; `loaded` and `evicted` list physical
-    pages that gained or lost their slot since the step before (an id may stand in both).
+    0..255. `new_*` name groups that joined a sequence since the step before, in logical order; one that the
+    sequence already has is to be ignored. `loaded` and `evicted` list physical pages that gained or lost
+    their slot since the step before, by what holds now, so that each stands in one of them.
     """
 
     type: Literal["step"] = "step"
