@@ -1,0 +1,163 @@
+# ruff: noqa: N803 - compile-time parameters are upper case, as everywhere in Triton
+# mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator" - Triton has no types
+"""Triton kernels of attend: a program a (lane, block of query heads, run of tokens), then a combine in run order."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from hotset.kernels.attend.reference import Parts
+from hotset.kernels.dispatch import next_power_of_two
+
+# Tokens of one run. Fixed, so that the order of the sum depends on neither the batch nor the residency.
+RUN = 128
+# A run's rows are read in blocks of at most this many bytes of keys.
+BLOCK_BYTES = 32768
+
+
+@triton.jit
+def _parts(
+    query,
+    slots,
+    slot_ids,
+    valid,
+    top,
+    total,
+    weighted,
+    scale,
+    row_elements,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEADS: tl.constexpr,
+    K: tl.constexpr,
+    PAGE: tl.constexpr,
+    DIM: tl.constexpr,
+    VALUE: tl.constexpr,
+    MAIN: tl.constexpr,
+    REST: tl.constexpr,
+    LATENT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    RUNS: tl.constexpr,
+):
+    lane = tl.program_id(0).to(tl.int64)
+    run = tl.program_id(2)
+    h = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    d = tl.arange(0, MAIN)
+    head = lane * GROUP + h
+    q = tl.load(query + head[:, None] * DIM + d[None, :], mask=(h < GROUP)[:, None] & (d < VALUE)[None, :], other=0.0)
+    if REST > 0:
+        r = tl.arange(0, REST)
+        in_rest = r < DIM - VALUE
+        where = query + head[:, None] * DIM + VALUE + r[None, :]
+        q_rest = tl.load(where, mask=(h < GROUP)[:, None] & in_rest[None, :], other=0.0)
+    best = tl.full([HEADS], float("-inf"), tl.float32)
+    norm = tl.zeros([HEADS], tl.float32)
+    acc = tl.zeros([HEADS, MAIN], tl.float32)
+    for block in tl.static_range(BLOCKS):
+        token = (run * BLOCKS + block) * BLOCK + tl.arange(0, BLOCK)
+        page = token // PAGE
+        offset = token % PAGE
+        slot = tl.load(slot_ids + lane * K + page, mask=page < K, other=-1)
+        count = tl.load(valid + lane * K + page, mask=page < K, other=0)
+        read = (slot >= 0) & (offset < count)
+        row = slots + slot.to(tl.int64) * row_elements + offset * DIM
+        inside = read[:, None] & (d < VALUE)[None, :]
+        keys = tl.load(row[:, None] + d[None, :], mask=inside, other=0.0)
+        logits = tl.dot(q, tl.trans(keys), input_precision="ieee")
+        if REST > 0:
+            rest = tl.load(row[:, None] + VALUE + r[None, :], mask=read[:, None] & in_rest[None, :], other=0.0)
+            logits += tl.dot(q_rest, tl.trans(rest), input_precision="ieee")
+        values = keys if LATENT else tl.load(row[:, None] + PAGE * DIM + d[None, :], mask=inside, other=0.0)
+        logits = tl.where(read[None, :], logits * scale, float("-inf"))
+        peak = tl.maximum(best, tl.max(logits, 1))
+        base = tl.where(peak == float("-inf"), 0.0, peak)
+        weight = tl.exp2(logits - base[:, None])
+        keep = tl.exp2(best - base)
+        norm = norm * keep + tl.sum(weight, 1)
+        acc = acc * keep[:, None] + tl.dot(weight.to(values.dtype), values, input_precision="ieee")
+        best = peak
+    part = head * RUNS + run
+    tl.store(top + part, best, mask=h < GROUP)
+    tl.store(total + part, norm, mask=h < GROUP)
+    tl.store(weighted + part[:, None] * VALUE + d[None, :], acc, mask=(h < GROUP)[:, None] & (d < VALUE)[None, :])
+
+
+@triton.jit
+def _combine(
+    top,
+    total,
+    weighted,
+    out,
+    C: tl.constexpr,
+    PARTS: tl.constexpr,
+    VALUE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    head = tl.program_id(0).to(tl.int64)
+    d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    c = tl.arange(0, PARTS)
+    tops = tl.load(top + head * C + c, mask=c < C, other=float("-inf"))
+    best = tl.max(tops, 0)
+    best = tl.where(best == float("-inf"), 0.0, best)
+    norm = tl.sum(tl.load(total + head * C + c, mask=c < C, other=0.0) * tl.exp2(tops - best), 0)
+    acc = tl.zeros([BLOCK], tl.float32)
+    for start in tl.static_range(0, PARTS, STEP):
+        s = start + tl.arange(0, STEP)
+        factor = tl.exp2(tl.load(top + head * C + s, mask=s < C, other=float("-inf")) - best)
+        where = weighted + (head * C + s)[:, None] * VALUE + d[None, :]
+        values = tl.load(where, mask=(s < C)[:, None] & (d < VALUE)[None, :], other=0.0)
+        acc += tl.sum(values * factor[:, None], 0)
+    acc = acc / tl.where(norm > 0, norm, 1.0)
+    tl.store(out + head * VALUE + d, acc.to(out.dtype.element_ty), mask=d < VALUE)
+
+
+def parts(
+    query: torch.Tensor,
+    slots: torch.Tensor,
+    slot_ids: torch.Tensor,
+    valid: torch.Tensor,
+    scale: float,
+    value_dim: int,
+) -> Parts:
+    """Arguments as checked by the public function; one part a run of tokens."""
+    batch, heads, dim = query.shape
+    kv_heads, k = slot_ids.shape[1:]
+    page, group = slots.shape[2], heads // kv_heads
+    latent = slots.shape[1] == 1
+    main = max(16, next_power_of_two(value_dim))
+    block = max(16, min(RUN, BLOCK_BYTES // (main * query.element_size())))
+    runs = max(1, triton.cdiv(k * page, RUN))
+    head_block = min(64, max(16, next_power_of_two(group)))
+    shape = (batch, heads, runs)
+    top = torch.empty(shape, dtype=torch.float32, device=query.device)
+    total = torch.empty_like(top)
+    weighted = torch.empty(*shape, value_dim, dtype=torch.float32, device=query.device)
+    _parts[(batch * kv_heads, triton.cdiv(group, head_block), runs)](
+        query, slots, slot_ids, valid, top, total, weighted, scale / math.log(2), slots.stride(0),
+        KV_HEADS=kv_heads, GROUP=group, HEADS=head_block, K=k, PAGE=page, DIM=dim, VALUE=value_dim, MAIN=main,
+        REST=max(16, next_power_of_two(dim - value_dim)) if dim > value_dim else 0,
+        LATENT=latent, BLOCK=block, BLOCKS=RUN // block, RUNS=runs, num_warps=4,
+    )  # fmt: skip
+    return top, total, weighted
+
+
+def combine(partials: list[Parts], dtype: torch.dtype) -> torch.Tensor:
+    """Merge parts in the order given: [B, Hq, Dv] of `dtype`."""
+    top, total, weighted = partials[0]
+    if len(partials) > 1:
+        top, total, weighted = (torch.cat([p[i] for p in partials], 2) for i in range(3))
+    batch, heads, count, value_dim = weighted.shape
+    out = torch.empty(batch, heads, value_dim, dtype=dtype, device=top.device)
+    padded = next_power_of_two(count)
+    block = min(128, next_power_of_two(value_dim))
+    _combine[(batch * heads, triton.cdiv(value_dim, block))](
+        top, total, weighted, out,
+        C=count, PARTS=padded, VALUE=value_dim, BLOCK=block, STEP=min(16, padded), num_warps=4,
+    )  # fmt: skip
+    return out

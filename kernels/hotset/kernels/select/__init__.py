@@ -1,0 +1,57 @@
+"""Selection: the k pages of every lane that attention will read, and the candidates behind them."""
+
+from __future__ import annotations
+
+import torch
+
+from hotset.kernels.dispatch import require, require_tensor, use_kernel
+from hotset.kernels.select import reference
+
+__all__ = ["physical_pages", "select", "select_given"]
+
+
+def select(
+    mass: torch.Tensor, pages: torch.Tensor, *, k: int, n: int, recent: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pick the candidates of every lane: (ids [B, H, n] int32, scores [B, H, n] uint8), ids -1 and scores 0 as pads.
+
+    mass: [B, H, max_pages] float32, not negative. pages: [B] int32. The first k ids are the selection, in
+    ascending order: page 0 and the `recent` newest pages always, then the largest masses, ties to the lower
+    page. Ids k..n-1 are the next best, largest mass first. A sequence of k pages or fewer has all of them
+    selected. scores are clip(round(255 + 8 * log2(mass)), 0, 255), as in recorded traces.
+    Raises ValueError unless recent + 1 <= k <= n and the tensors fit.
+    """
+    require_tensor("mass", mass, (None, None, None), torch.float32)
+    require_tensor("pages", pages, (mass.shape[0],), torch.int32, like=mass)
+    require(0 <= recent < k <= n, f"need recent < k <= n, not {recent=}, {k=}, {n=}")
+    if use_kernel(mass):
+        from hotset.kernels.select import kernel
+
+        return kernel.launch(mass, pages, k, n, recent)
+    return reference.select(mass, pages, k, n, recent)
+
+
+def select_given(ids: torch.Tensor, pages: torch.Tensor, *, n: int) -> torch.Tensor:
+    """Take the ids [B, H, m] (int32 or int64) that an engine chose: [B, H, n] int32, ascending, -1 pads behind.
+
+    What is negative, not below the sequence's pages ([B] int32) or repeated is dropped, so that nothing that an
+    engine passes can reach memory of another sequence. Raises ValueError if m exceeds n. Needs no host sync.
+    """
+    require_tensor("ids", ids, (None, None, None), torch.int32, torch.int64)
+    require_tensor("pages", pages, (ids.shape[0],), torch.int32, like=ids)
+    require(ids.shape[2] <= n, f"{ids.shape[2]} ids do not fit {n} candidates")
+    return reference.select_given(ids, pages, n)
+
+
+def physical_pages(
+    ids: torch.Tensor, groups_of: torch.Tensor, *, layer: int, kv_heads: int, lanes: int
+) -> torch.Tensor:
+    """Physical pages of `ids` ([B, kv_heads, n] int32, -1 pads stay -1) under the page table [B, max_pages] int32."""
+    require_tensor("ids", ids, (groups_of.shape[0], kv_heads, None), torch.int32, like=groups_of)
+    require_tensor("groups_of", groups_of, (None, None), torch.int32)
+    require(0 <= layer * kv_heads <= lanes - kv_heads, f"layer {layer} lies outside {lanes} lanes")
+    if use_kernel(ids):
+        from hotset.kernels.select import kernel
+
+        return kernel.launch_physical(ids, groups_of, layer, kv_heads, lanes)
+    return reference.physical_pages(ids, groups_of, layer, kv_heads, lanes)

@@ -1,0 +1,126 @@
+# ruff: noqa: N803 - compile-time parameters are upper case, as everywhere in Triton
+# mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator" - Triton has no types
+"""Triton kernels of select: a program a lane, which holds all its pages' masses in registers.
+
+A mass is not negative, so its bits order as an integer. The k-th largest is found by bisection over the 31
+bits, ties by bisection-free ranking with a prefix sum over pages; nothing is sorted but the few candidates
+beyond the selection.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from hotset.kernels.dispatch import next_power_of_two
+
+
+@triton.jit
+def _largest(key, count):
+    """Marks the `count` largest of `key` (int32, not negative; -1 never), ties to the lower index."""
+    least = tl.zeros([], tl.int32)
+    for bit in tl.static_range(30, -1, -1):
+        raised = least | (1 << bit)
+        least = tl.where(tl.sum((key >= raised).to(tl.int32)) >= count, raised, least)
+    above = key > least
+    equal = key == least
+    room = count - tl.sum(above.to(tl.int32))
+    rank = tl.cumsum(equal.to(tl.int32), 0)
+    return above | (equal & (rank <= room))
+
+
+@triton.jit
+def _score(mass):
+    octaves = tl.where(mass > 0, tl.log2(tl.where(mass > 0, mass, 1.0)), -64.0)
+    level = tl.floor(255.0 + 8.0 * octaves + 0.5)
+    return tl.minimum(tl.maximum(level, 0.0), 255.0).to(tl.uint8)
+
+
+@triton.jit(do_not_specialize=["width"])
+def _select(
+    mass,
+    pages,
+    ids,
+    scores,
+    width,
+    HEADS: tl.constexpr,
+    K: tl.constexpr,
+    N: tl.constexpr,
+    RECENT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    REST: tl.constexpr,
+):
+    lane = tl.program_id(0).to(tl.int64)
+    count = tl.load(pages + lane // HEADS)
+    j = tl.arange(0, WIDTH)
+    exists = j < count
+    m = tl.load(mass + lane * width + j, mask=exists, other=0.0)
+    forced = (j == 0) | (j >= count - RECENT)
+    # 0x7f800000 is infinity: above every finite mass.
+    key = tl.where(exists, tl.where(forced, 0x7F800000, m.to(tl.int32, bitcast=True)), -1)
+    first = tl.minimum(count, K)
+    chosen = _largest(key, first) & exists
+    place = tl.cumsum(chosen.to(tl.int32), 0) - 1
+    out = ids + lane * N
+    level = scores + lane * N
+    pad = tl.arange(0, WIDTH)
+    tl.store(out + place, j, mask=chosen)
+    tl.store(level + place, _score(m), mask=chosen)
+    for start in range(0, N, WIDTH):
+        tl.store(out + start + pad, -1, mask=(start + pad >= first) & (start + pad < N))
+        tl.store(level + start + pad, 0, mask=(start + pad >= first) & (start + pad < N))
+    if REST > 0:
+        rest = tl.minimum(count - first, N - K)
+        key = tl.where(chosen, -1, key)
+        more = _largest(key, rest) & (key >= 0) & (rest > 0)
+        place = K + tl.cumsum(more.to(tl.int32), 0) - 1
+        # The pads above and these stores go to the same places, from different threads.
+        tl.debug_barrier()
+        tl.store(out + place, j, mask=more)
+        tl.debug_barrier()
+        r = tl.arange(0, REST)
+        page = tl.load(out + K + r, mask=r < rest, other=0)
+        bits = tl.load(mass + lane * width + page, mask=r < rest, other=0.0).to(tl.int32, bitcast=True).to(tl.int64)
+        packed = (bits << 32) | (0x7FFFFFFF - page).to(tl.int64)
+        packed = tl.sort(tl.where(r < rest, packed, -1), descending=True)
+        tl.debug_barrier()
+        tl.store(out + K + r, 0x7FFFFFFF - (packed & 0x7FFFFFFF).to(tl.int32), mask=r < rest)
+        tl.store(level + K + r, _score((packed >> 32).to(tl.int32).to(tl.float32, bitcast=True)), mask=r < rest)
+
+
+@triton.jit(do_not_specialize=["total", "max_pages", "lane_of_head_0"])
+def _physical(
+    ids, groups_of, physical, total, n, max_pages, lane_of_head_0, lanes, KV_HEADS: tl.constexpr, BLOCK: tl.constexpr
+):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    page = tl.load(ids + i, mask=i < total, other=-1)
+    lane = i // n
+    there = groups_of + (lane // KV_HEADS).to(tl.int64) * max_pages + page
+    group = tl.load(there, mask=page >= 0, other=0)
+    tl.store(physical + i, tl.where(page >= 0, group * lanes + lane_of_head_0 + lane % KV_HEADS, -1), mask=i < total)
+
+
+def launch(mass: torch.Tensor, pages: torch.Tensor, k: int, n: int, recent: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Arguments as checked by the public function."""
+    batch, heads, width = mass.shape
+    ids = torch.empty(batch, heads, n, dtype=torch.int32, device=mass.device)
+    scores = torch.empty(batch, heads, n, dtype=torch.uint8, device=mass.device)
+    padded = next_power_of_two(width)
+    _select[(batch * heads,)](
+        mass, pages, ids, scores, width,
+        HEADS=heads, K=k, N=n, RECENT=recent, WIDTH=padded, REST=next_power_of_two(n - k) if n > k else 0,
+        num_warps=min(32, max(4, padded // 512)),
+    )  # fmt: skip
+    return ids, scores
+
+
+def launch_physical(ids: torch.Tensor, groups_of: torch.Tensor, layer: int, kv_heads: int, lanes: int) -> torch.Tensor:
+    """Arguments as checked by the public function."""
+    physical = torch.empty_like(ids)
+    grid = (triton.cdiv(ids.numel(), 1024),)
+    _physical[grid](
+        ids, groups_of, physical, ids.numel(), ids.shape[2], groups_of.shape[1], layer * kv_heads, lanes,
+        KV_HEADS=kv_heads, BLOCK=1024, num_warps=4,
+    )  # fmt: skip
+    return physical
