@@ -1,5 +1,5 @@
 # ruff: noqa: N803 - compile-time parameters are upper case, as everywhere in Triton
-# mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator" - Triton has no types
+# mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator"
 """Triton kernels of attend: a program a (lane, block of query heads, run of tokens), then a combine in run order."""
 
 from __future__ import annotations

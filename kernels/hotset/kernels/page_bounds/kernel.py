@@ -1,5 +1,5 @@
 # ruff: noqa: N803 - compile-time parameters are upper case, as everywhere in Triton
-# mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator" - Triton has no types
+# mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator"
 """Triton kernel of page_bounds: a program a page, which reads its keys once."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # ruff: noqa: N803 - compile-time parameters are upper case, as everywhere in Triton
-# mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator" - Triton has no types
+# mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator"
 """Triton kernels of page_scores: raw bounds by blocks of pages, then softmax and the sum over query heads."""
 
 from __future__ import annotations

@@ -7,28 +7,38 @@ import torch
 from hotset.kernels.dispatch import require, require_tensor, use_kernel
 from hotset.kernels.select import reference
 
-__all__ = ["physical_pages", "select", "select_given"]
+__all__ = ["mass_to_score", "physical_pages", "select", "select_given", "select_scored"]
 
 
-def select(
-    mass: torch.Tensor, pages: torch.Tensor, *, k: int, n: int, recent: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pick the candidates of every lane: (ids [B, H, n] int32, scores [B, H, n] uint8), ids -1 and scores 0 as pads.
+def select(mass: torch.Tensor, pages: torch.Tensor, *, selected: int, candidates: int, recent: int) -> torch.Tensor:
+    """Pick the candidates of every lane: ids [B, H, candidates] int32, -1 pads.
 
-    mass: [B, H, max_pages] float32, not negative. pages: [B] int32. The first k ids are the selection, in
+    mass: [B, H, max_pages] float32, not negative. pages: [B] int32. The first `selected` ids are the selection, in
     ascending order: page 0 and the `recent` newest pages always, then the largest masses, ties to the lower
-    page. Ids k..n-1 are the next best, largest mass first. A sequence of k pages or fewer has all of them
-    selected. scores are clip(round(255 + 8 * log2(mass)), 0, 255), as in recorded traces.
-    Raises ValueError unless recent + 1 <= k <= n and the tensors fit.
+    page. The ids behind them are the next best, largest mass first. A sequence of `selected` pages or fewer has
+    all of them selected. Raises ValueError unless recent < selected <= candidates and the tensors fit.
     """
+    return select_scored(mass, pages, selected=selected, candidates=candidates, recent=recent)[0]
+
+
+def select_scored(
+    mass: torch.Tensor, pages: torch.Tensor, *, selected: int, candidates: int, recent: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `select`, with the candidates' scores [B, H, candidates] uint8 (see mass_to_score), 0 where padded."""
     require_tensor("mass", mass, (None, None, None), torch.float32)
     require_tensor("pages", pages, (mass.shape[0],), torch.int32, like=mass)
-    require(0 <= recent < k <= n, f"need recent < k <= n, not {recent=}, {k=}, {n=}")
+    fits = 0 <= recent < selected <= candidates
+    require(fits, f"need recent < selected <= candidates, not {recent=}, {selected=}, {candidates=}")
     if use_kernel(mass):
         from hotset.kernels.select import kernel
 
-        return kernel.launch(mass, pages, k, n, recent)
-    return reference.select(mass, pages, k, n, recent)
+        return kernel.launch(mass, pages, selected, candidates, recent)
+    return reference.select(mass, pages, selected, candidates, recent)
+
+
+def mass_to_score(mass: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Scores of `ids` ([B, H, n] int32): clip(round(255 + 8 * log2(mass)), 0, 255) uint8, 0 where the id is -1."""
+    return reference.mass_to_score(mass, ids)
 
 
 def select_given(ids: torch.Tensor, pages: torch.Tensor, *, n: int) -> torch.Tensor:

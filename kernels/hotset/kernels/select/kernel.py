@@ -1,5 +1,5 @@
 # ruff: noqa: N803 - compile-time parameters are upper case, as everywhere in Triton
-# mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator" - Triton has no types
+# mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator"
 """Triton kernels of select: a program a lane, which holds all its pages' masses in registers.
 
 A mass is not negative, so its bits order as an integer. The k-th largest is found by bisection over the 31

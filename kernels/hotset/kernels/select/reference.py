@@ -18,16 +18,15 @@ def select(mass: torch.Tensor, pages: torch.Tensor, k: int, n: int, recent: int)
     ids = torch.where(order < count[:, None], order, width)
     chosen = torch.sort(ids[..., :k], dim=-1).values
     ids = torch.cat((chosen, ids[..., k:]), -1)
-    score = torch.gather(mass, -1, ids.clamp(max=width - 1))
-    score = torch.where(ids < width, encode_score(score), 0).to(torch.uint8)
     ids = torch.where(ids < width, ids, -1).to(torch.int32)
-    pad = (0, n - ids.shape[-1])
-    return torch.nn.functional.pad(ids, pad, value=-1), torch.nn.functional.pad(score, pad)
+    ids = torch.nn.functional.pad(ids, (0, n - ids.shape[-1]), value=-1)
+    return ids, mass_to_score(mass, ids)
 
 
-def encode_score(mass: torch.Tensor) -> torch.Tensor:
-    """Attention mass in eighths of an octave below 1: clip(round(255 + 8 * log2(mass)), 0, 255), as float."""
-    return torch.round(255 + 8 * torch.log2(mass)).clamp(0, 255)
+def mass_to_score(mass: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """See the public function."""
+    score = torch.round(255 + 8 * torch.log2(torch.gather(mass, -1, ids.clamp(min=0).long()))).clamp(0, 255)
+    return torch.where(ids >= 0, score, 0.0).to(torch.uint8)
 
 
 def select_given(ids: torch.Tensor, pages: torch.Tensor, n: int) -> torch.Tensor:

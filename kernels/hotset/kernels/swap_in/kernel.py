@@ -1,5 +1,5 @@
 # ruff: noqa: N803 - compile-time parameters are upper case, as everywhere in Triton
-# mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator" - Triton has no types
+# mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator"
 """Triton kernel of swap_in: a few persistent programs of many threads, each moving words of 16 bytes.
 
 The rows are one stream of words, cut in tiles that the programs take in turns: so a small list is spread over
