@@ -1,0 +1,44 @@
+"""How many pages a plan may prefetch: what the link can carry beside demand, and what the reserve can take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hotset.protos.messages import StepStats
+
+SMOOTHING = 0.9
+
+
+@dataclass
+class MovementBudget:
+    """The link's rate is given (`gbps`, 10^9 bytes a second) or measured from what demand misses waited for."""
+
+    page_bytes: int
+    gbps: float | None = None
+    _bytes_per_us: float | None = None
+    _window_us: float | None = None
+
+    def observe(self, stats: StepStats) -> None:
+        """Learn the link's rate and the step's length from one step."""
+        self._window_us = _smooth(self._window_us, stats.step_us)
+        if stats.stall_us and stats.demand_pages:
+            rate = stats.demand_pages * self.page_bytes / stats.stall_us
+            self._bytes_per_us = _smooth(self._bytes_per_us, rate)
+
+    @property
+    def bytes_per_us(self) -> float | None:
+        """The link's rate, None before it is known."""
+        return self.gbps * 1e3 if self.gbps is not None else self._bytes_per_us
+
+    def pages(self, stats: StepStats) -> int:
+        """Pages that may move in the next step without delaying demand: at most half of the reserve."""
+        room = stats.reserve // 2
+        rate = self.bytes_per_us
+        if rate is None or self._window_us is None:
+            return room
+        free_bytes = rate * self._window_us - stats.demand_pages * self.page_bytes
+        return max(0, min(room, int(free_bytes // self.page_bytes)))
+
+
+def _smooth(old: float | None, new: float) -> float:
+    return new if old is None else SMOOTHING * old + (1 - SMOOTHING) * new

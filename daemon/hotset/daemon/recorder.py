@@ -1,0 +1,101 @@
+"""Writes a session's trace log on a thread of its own, so that neither disk nor compression delays a plan."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from pathlib import Path
+
+from hotset.daemon.state import LaneStep
+from hotset.predictor.trace import TraceWriter
+from hotset.protos.errors import TraceError
+from hotset.protos.messages import Hello
+from hotset.protos.trace import TraceMeta
+
+logger = logging.getLogger(__name__)
+QUEUE = 4096
+
+
+def trace_meta(hello: Hello) -> TraceMeta:
+    """What the log says about where it was recorded."""
+    shape = hello.geometry
+    return TraceMeta(
+        model=hello.model, kind="decode", layers=shape.layers, kv_heads=shape.kv_heads,
+        page_size=shape.page_size, selected=shape.selected, candidates=shape.candidates,
+        page_bytes=shape.page_bytes, session=hello.session, source=f"pid {hello.pid}",
+    )  # fmt: skip
+
+
+class Recorder:
+    """Appends to a log folder. When the disk fails, logging ends, `failed` says why, and the session goes on."""
+
+    def __init__(self, folder: Path, meta: TraceMeta, *, rows_per_part: int, flush_seconds: float) -> None:
+        self.folder = folder
+        self.logged = 0
+        self.dropped = 0
+        self.failed = ""
+        self._writer = TraceWriter(folder, meta, rows_per_part=rows_per_part)
+        self._flush_seconds = flush_seconds
+        self._queue: queue.Queue[tuple[LaneStep, int] | threading.Event | None] = queue.Queue(QUEUE)
+        self._thread = threading.Thread(target=self._run, name="hotset-log", daemon=True)
+        self._thread.start()
+
+    def append(self, part: LaneStep, epoch: int) -> None:
+        """Log one sequence's part of a step; counted as dropped if the writer cannot keep up. Never blocks."""
+        try:
+            self._queue.put_nowait((part, epoch))
+        except queue.Full:
+            self.dropped += 1
+
+    def flush(self) -> threading.Event:
+        """Set once everything is on disk that was appended so far; at once if the queue is full."""
+        done = threading.Event()
+        try:
+            self._queue.put_nowait(done)
+        except queue.Full:
+            done.set()
+        return done
+
+    def close(self) -> None:
+        """Write what is pending and stop."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        due = time.monotonic() + self._flush_seconds
+        while True:
+            try:
+                item = self._queue.get(timeout=max(0.0, due - time.monotonic()))
+            except queue.Empty:
+                item = threading.Event()
+            if isinstance(item, tuple):
+                self._guarded(*item)
+            else:
+                self._guarded()
+                due = time.monotonic() + self._flush_seconds
+                if item is None:
+                    return
+                item.set()
+
+    def _guarded(self, part: LaneStep | None = None, epoch: int = 0) -> None:
+        """Append a part, or flush if there is none."""
+        if self.failed:
+            self.dropped += part is not None
+            return
+        try:
+            if part is None:
+                self._writer.flush()
+            else:
+                self._append(part, epoch)
+        except (OSError, TraceError) as error:
+            self.failed = str(error)
+            logger.error("event=log_failed folder=%s reason=%r", self.folder, self.failed)
+
+    def _append(self, part: LaneStep, epoch: int) -> None:
+        self._writer.append(
+            sequence=part.sequence.id, step=part.step, epoch=epoch, length=part.length,
+            pages=part.pages, scores=part.scores, flags=part.flags,
+        )  # fmt: skip
+        self.logged += 1

@@ -1,0 +1,49 @@
+"""What values a page: the score average from the first step on, the learned model once there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hotset.daemon.state import SequenceState
+from hotset.predictor.model import ReuseModel
+
+Int32 = npt.NDArray[np.int32]
+Float32 = npt.NDArray[np.float32]
+
+
+class HeuristicScorer:
+    """(255 - score average)/8, the currency in which the runtime's built-in policy ranks as well."""
+
+    source: Literal["heuristic"] = "heuristic"
+    version = ""
+    prefetch_below = float("inf")
+
+    def values(self, sequence: SequenceState, lanes: Int32, pages: Int32) -> Float32:
+        """See planner.Scorer."""
+        return sequence.heat.values(lanes, pages)
+
+
+class LearnedScorer:
+    """A reuse model over the sequence's features. Immutable: a swap puts another object in its place."""
+
+    source: Literal["learned"] = "learned"
+
+    def __init__(self, model: ReuseModel) -> None:
+        self._model = model
+        self.version = model.card.version[:256]
+        self.prefetch_below = float(model.card.prefetch_threshold)
+
+    @classmethod
+    def load(cls, folder: Path) -> LearnedScorer:
+        """Load and warm up a model folder. Raises ModelError if it is missing, damaged or for other features."""
+        return cls(ReuseModel.load(folder))
+
+    def values(self, sequence: SequenceState, lanes: Int32, pages: Int32) -> Float32:
+        """See planner.Scorer."""
+        if not len(lanes):
+            return np.empty(0, np.float32)
+        return self._model.predict(sequence.features.rows(lanes, pages))

@@ -1,0 +1,110 @@
+"""The daemon: finds decode processes, serves each on a thread of its own, and stops cleanly."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hotset.daemon.config import DaemonConfig
+from hotset.daemon.connection import Connection
+from hotset.daemon.metrics import serve_metrics
+from hotset.daemon.planner import Scorer
+from hotset.daemon.scorers import HeuristicScorer, LearnedScorer
+from hotset.daemon.session import Session
+from hotset.daemon.status import SessionStatus
+from hotset.protos import discovery
+from hotset.protos.errors import HotsetError
+from hotset.protos.transport import ZmqClient
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Served:
+    session: Session
+    thread: threading.Thread
+
+
+class Daemon:
+    """Watches the runtime folder (or one endpoint). `serve` returns when `stop` was called or its work is done."""
+
+    def __init__(self, config: DaemonConfig) -> None:
+        """Raises HotsetError if the model cannot be loaded, the pid is not there or the folder not private."""
+        self.config = config
+        self._stop = threading.Event()
+        self._served: dict[str, _Served] = {}
+        self._finished: set[str] = set()
+        self._folder = discovery.runtime_dir()
+        self._scorer: Scorer = LearnedScorer.load(config.model) if config.model is not None else HeuristicScorer()
+        if config.pid is not None and discovery.process_start_time(config.pid) is None:
+            raise HotsetError(f"no process {config.pid}; `hotset ps` lists those that decode")
+
+    @property
+    def statuses(self) -> list[SessionStatus]:
+        """Of the sessions that are served now and were greeted."""
+        served = list(self._served.values())
+        return [s.session.sidecar.status for s in served if s.session.sidecar is not None]
+
+    def stop(self) -> None:
+        """Make `serve` finish its logs and return. Safe in a signal handler."""
+        self._stop.set()
+
+    def serve(self) -> None:
+        """Serve every decode process that appears. Logs of sessions are whole when this returns."""
+        exporter = None if self.config.metrics_port is None else serve_metrics(self, self.config.metrics_port)
+        try:
+            logger.info("event=serving folder=%s logs=%s", self._folder, self.config.log_dir.absolute())
+            while not self._stop.is_set() and not self._done():
+                self._watch()
+                self._stop.wait(self.config.poll_seconds)
+        finally:
+            self._stop.set()
+            for served in self._served.values():
+                served.thread.join()
+            if exporter is not None:
+                exporter.close()
+
+    def _watch(self) -> None:
+        for name in [name for name, served in self._served.items() if not served.thread.is_alive()]:
+            logger.info("event=session_ended session=%s reason=%r", name[:8], self._served[name].session.ended)
+            # Not served again: it ended, refused us, or somebody asked us to let go.
+            self._finished.add(name)
+            del self._served[name]
+        if self.config.endpoint is not None:
+            self._serve_once(self.config.endpoint, self.config.endpoint, self._answers)
+            return
+        for entry in discovery.find_runtimes(self._folder):
+            if self.config.pid in (None, entry.pid):
+                self._serve_once(entry.session, entry.endpoint, _runs(entry))
+
+    def _serve_once(self, name: str, endpoint: str, alive: Callable[[float], bool]) -> None:
+        if name in self._served or name in self._finished:
+            return
+        try:
+            client = ZmqClient(endpoint, keys=self.config.keys)
+        except HotsetError as error:
+            logger.warning("event=attach_failed endpoint=%s reason=%r", endpoint, str(error))
+            self._finished.add(name)
+            return
+        session = Session(Connection(client, self.config.name), self.config, alive, self._scorer)
+        thread = threading.Thread(target=session.run, args=(self._stop,), name=f"hotset-{name[:8]}", daemon=True)
+        self._served[name] = _Served(session, thread)
+        thread.start()
+
+    def _answers(self, silence: float) -> bool:
+        return silence < self.config.answer_seconds
+
+    def _done(self) -> bool:
+        if self._served:
+            return False
+        if self.config.pid is not None and discovery.process_start_time(self.config.pid) is None:
+            return True
+        alone = self.config.once or self.config.endpoint is not None or self.config.pid is not None
+        return alone and bool(self._finished)
+
+
+def _runs(entry: discovery.RuntimeFile) -> Callable[[float], bool]:
+    # The kernel knows better than silence: a stopped or idle process is still there.
+    return lambda _silence: entry.alive

@@ -1,0 +1,110 @@
+"""One decode process, from attach to its end: the conversation, the lease, and when it is over."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from hotset.daemon.config import DaemonConfig
+from hotset.daemon.connection import Connection, Received
+from hotset.daemon.planner import Scorer
+from hotset.daemon.sidecar import Sidecar
+from hotset.protos.errors import HotsetError, ProtocolError
+from hotset.protos.messages import PROTOCOL_VERSION, Detach, Error, Heartbeat, Hello, Message, Step
+
+WAIT_SECONDS = 0.2
+GREETING_SECONDS = 1.0
+FINAL_ERRORS = frozenset({"version", "malformed", "too_large", "too_many_peers", "wrong_direction", "revoked"})
+"""After these error codes the runtime does not want us back on this session."""
+
+
+class Session:
+    """Owned by the thread that calls `run`. `ended` says why it is over, and is empty while it is not."""
+
+    def __init__(
+        self, connection: Connection, config: DaemonConfig, alive: Callable[[float], bool], scorer: Scorer
+    ) -> None:
+        """`alive(silence)` tells whether the runtime is still there, given the seconds since it last spoke."""
+        self.sidecar: Sidecar | None = None
+        self.ended = ""
+        self._connection = connection
+        self._config = config
+        self._alive = alive
+        self._scorer = scorer
+        self._heard = self._spoke = time.monotonic()
+        self._keep_alive = GREETING_SECONDS
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until the runtime is gone, lets us go, or `stop` is set; then finish the log."""
+        reason = "stopped"
+        try:
+            self._connection.attach("controller")
+            while not stop.is_set() and not self.ended:
+                self._turn()
+        except HotsetError as error:
+            reason = str(error)
+        finally:
+            reason = self.ended or reason
+            self._say(Detach(reason=reason[:200]))
+            self._connection.close()
+            if self.sidecar is not None:
+                self.sidecar.close(reason)
+            self.ended = reason
+
+    def _turn(self) -> None:
+        received = self._connection.receive(WAIT_SECONDS)
+        arrived = time.monotonic()
+        if received is None and not self._alive(arrived - self._heard):
+            self.ended = "the decode process is gone"
+        newest: Step | None = None
+        while received is not None:
+            self._heard = arrived
+            newest = self._take(received) or newest
+            # Plan only from the newest of the steps that have piled up.
+            received = self._connection.receive(0)
+        if self.sidecar is not None:
+            if newest is not None:
+                self.sidecar.plan(newest, arrived)
+            self.sidecar.tend()
+        if arrived - self._spoke > self._keep_alive:
+            self._speak()
+
+    def _take(self, received: Received) -> Step | None:
+        message, missing = received
+        if isinstance(message, Hello):
+            self._greeted(message)
+        elif isinstance(message, Error):
+            self._refused(message)
+        elif self.sidecar is not None:
+            if missing:
+                self.sidecar.lost(missing)
+            self.sidecar.learn(message)
+            return message if isinstance(message, Step) else None
+        return None
+
+    def _greeted(self, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL_VERSION:
+            raise ProtocolError(f"pid {hello.pid} speaks protocol {hello.protocol}, this daemon {PROTOCOL_VERSION}")
+        if self.sidecar is None:
+            self.sidecar = Sidecar(hello, self._config, self._scorer, self._say)
+        self._keep_alive = hello.lease_seconds / 3
+        self.sidecar.greeted(hello)
+
+    def _refused(self, error: Error) -> None:
+        if error.code in FINAL_ERRORS:
+            self.ended = f"{error.code}: {error.reason}"
+        elif self.sidecar is not None:
+            self.sidecar.refused(error.reason)
+
+    def _speak(self) -> None:
+        """Keep the lease, or ask for it again: its holder may be gone by now."""
+        if self.sidecar is not None and self.sidecar.leads:
+            self._say(Heartbeat())
+        else:
+            self._spoke = time.monotonic()
+            self._connection.attach("controller")
+
+    def _say(self, message: Message) -> bool:
+        self._spoke = time.monotonic()
+        return self._connection.send(message)

@@ -1,0 +1,230 @@
+"""What a daemon does for one decode process once it is greeted: learn, log, plan, train, swap the model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from hotset.daemon.budget import MovementBudget
+from hotset.daemon.config import DaemonConfig
+from hotset.daemon.planner import Planner, Scorer
+from hotset.daemon.recorder import Recorder, trace_meta
+from hotset.daemon.scorers import LearnedScorer
+from hotset.daemon.state import SessionState
+from hotset.daemon.status import SessionStatus
+from hotset.daemon.training import Training
+from hotset.protos.errors import HotsetError
+from hotset.protos.messages import (
+    AccessFlag,
+    Ack,
+    Hello,
+    Message,
+    SequenceClose,
+    SequenceOpen,
+    Snapshot,
+    SnapshotRequest,
+    Step,
+)
+
+ASK_SECONDS = 1.0
+
+
+class Sidecar:
+    """Everything behind the connection; `say` sends a message and returns False if it could not."""
+
+    def __init__(self, hello: Hello, config: DaemonConfig, scorer: Scorer, say: Callable[[Message], bool]) -> None:
+        folder = new_folder(config.log_dir, hello)
+        self.state = SessionState(hello.geometry)
+        self.status = SessionStatus(
+            folder, session=hello.session, pid=hello.pid, model=hello.model, log=str(folder),
+            geometry=hello.geometry.model_dump(), started=time.time(),
+        )  # fmt: skip
+        self.leads = False
+        self._config = config
+        self._say = say
+        self._scorer = scorer
+        self._planner = Planner(config.rules)
+        self._budget = MovementBudget(hello.geometry.page_bytes, config.link_gbps)
+        self._recorder = Recorder(
+            folder / "trace", trace_meta(hello),
+            rows_per_part=config.rows_per_part, flush_seconds=config.flush_seconds,
+        )  # fmt: skip
+        self._flushed: threading.Event | None = None
+        self._training: Training | None = None
+        self._trained_at = 0
+        self._asked = 0.0
+
+    def greeted(self, hello: Hello) -> None:
+        """The runtime says whether we hold the lease; may come again."""
+        self.status.epoch = max(self.status.epoch, hello.epoch)
+        if hello.controller and not self.leads:
+            self.status.role, self.status.reason = "controller", ""
+            shape = hello.geometry
+            self.status.phase("attach", model=hello.model, lanes=shape.lanes, slots=shape.slots)
+            self._use(self._scorer)
+        elif not hello.controller:
+            self.status.role = "standby"
+        self.leads = hello.controller
+        if not self.state.synced:
+            self.ask_snapshot()
+
+    def refused(self, reason: str) -> None:
+        """We do not hold the lease (any more)."""
+        if self.status.reason != reason:
+            self.status.phase("lease_lost" if self.leads else "standby", reason=reason)
+        self.status.role, self.status.reason = "standby", reason
+        self.leads = False
+
+    def lost(self, messages: int) -> None:
+        """So many messages are missing: what we believe of residency may be wrong until a snapshot comes."""
+        self.status.counters.gaps += 1
+        self.status.counters.messages_lost += messages
+        self.state.synced = False
+        self.ask_snapshot()
+
+    def ask_snapshot(self) -> None:
+        """Ask for the whole state, once a second at most."""
+        now = time.monotonic()
+        if now - self._asked > ASK_SECONDS:
+            self._asked = now
+            self._say(SnapshotRequest())
+
+    def learn(self, message: Message) -> None:
+        """Take in what the runtime reports. Raises ProtocolError if it does not fit its geometry."""
+        counters = self.status.counters
+        if isinstance(message, Step):
+            self._learn_step(message)
+        elif isinstance(message, SequenceOpen):
+            self.state.open(message)
+        elif isinstance(message, SequenceClose):
+            self.state.close(message)
+        elif isinstance(message, Snapshot):
+            self.state.snapshot(message)
+            counters.snapshots += 1
+        elif isinstance(message, Ack) and message.of == "plan":
+            counters.plans_refused += not message.accepted
+
+    def _learn_step(self, message: Step) -> None:
+        parts = self.state.step(message)
+        self._budget.observe(message.stats)
+        self._count(message)
+        # One log a session: whoever stands by leaves it to the controller.
+        if self.leads:
+            for part in parts:
+                self._recorder.append(part, message.epoch)
+        if not self.state.synced:
+            self.ask_snapshot()
+
+    def _count(self, message: Step) -> None:
+        status, stats, counters = self.status, message.stats, self.status.counters
+        counters.steps_received += 1
+        counters.accesses += int(np.count_nonzero(message.flags & AccessFlag.SELECTED))
+        counters.hits += int(np.count_nonzero(message.flags & AccessFlag.HIT))
+        counters.prefetched_hits += int(np.count_nonzero(message.flags & AccessFlag.PREFETCHED))
+        counters.demand_pages += stats.demand_pages
+        counters.moved_bytes += stats.moved_bytes
+        counters.plans_applied = stats.plans_applied
+        counters.entries_applied = stats.entries_applied
+        counters.entries_rejected.update(
+            {reason: count - counters.entries_rejected[reason] for reason, count in stats.entries_rejected.items()}
+        )
+        status.epoch, status.sequences, status.reserve = message.epoch, len(message.sequences), stats.reserve
+
+    def plan(self, step: Step, arrived: float) -> None:
+        """Plan from `step`, the newest, which came at monotonic time `arrived`."""
+        if not self.leads or not self.state.synced:
+            return
+        self._adopt_model()
+        if step.epoch % self._config.plan_every:
+            return
+        plan = self._planner.plan(self.state, self._scorer, self._budget.pages(step.stats))
+        counters = self.status.counters
+        if not self._say(plan):
+            counters.plans_dropped += 1
+            return
+        counters.plans_sent += 1
+        counters.entries_sent += len(plan.pages) + len(plan.prefetch)
+        counters.prefetch_sent += len(plan.prefetch)
+        self.status.planned(time.monotonic() - arrived)
+
+    def tend(self) -> None:
+        """What is due whether or not a step came: training and the status file."""
+        self.status.counters.steps_logged = self._recorder.logged
+        self.status.counters.log_dropped = self._recorder.dropped
+        if self._flushed is not None and self._flushed.is_set():
+            self._start_training()
+        elif self._training_due():
+            # The training reads files: have all steps in them first, without waiting here.
+            self._flushed = self._recorder.flush()
+        self.status.write_if_due()
+
+    def _training_due(self) -> bool:
+        config, first = self._config, self.status.counters.trainings == 0
+        busy = self._training is not None or self._flushed is not None
+        wait = config.train_after if first else config.train_every
+        return bool(
+            config.train and self.leads and not busy and wait and self._recorder.logged - self._trained_at >= wait
+        )
+
+    def _start_training(self) -> None:
+        self._flushed = None
+        self._trained_at = self._recorder.logged
+        self.status.counters.trainings += 1
+        folder = self.status.path.parent / f"training-{self.status.counters.trainings}"
+        self._training = Training(self._recorder.folder, folder, self._config.train_arguments)
+        self.status.phase("training_started", steps=self._trained_at, folder=folder.name)
+
+    def _adopt_model(self) -> None:
+        """Between two plans, put a finished training's model in place."""
+        training = self._training
+        if training is None or not training.done:
+            return
+        self._training = None
+        result, scorer = training.result, training.scorer
+        if result is None or scorer is None:
+            self.status.phase("training_failed", reason=training.error)
+            return
+        self.status.phase(
+            "training_finished", version=scorer.version, promoted=result.promoted, reason=result.reason,
+            mlflow_run=result.mlflow_run, metrics=result.metrics,
+        )  # fmt: skip
+        if result.promoted or self._config.swap == "always":
+            self._use(scorer)
+
+    def _use(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self.status.source, self.status.model_version = scorer.source, scorer.version
+        if isinstance(scorer, LearnedScorer):
+            self.status.counters.swaps += 1
+            self.status.phase("swap", version=scorer.version)
+        else:
+            self.status.phase(scorer.source)
+
+    def close(self, reason: str) -> None:
+        """Stop the training, finish the log, and say why."""
+        if self._training is not None:
+            self._training.stop()
+        self._recorder.close()
+        self.status.counters.steps_logged = self._recorder.logged
+        self.status.role, self.status.reason = "ended", reason
+        self.status.phase("end", reason=reason)
+
+
+def new_folder(log_dir: Path, hello: Hello) -> Path:
+    """A fresh folder for this session: another daemon may have logged an earlier part of it."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    stem = f"{stamp}-{hello.pid}-{''.join(c for c in hello.session[:8] if c.isalnum())}"
+    for count in range(1, 1000):
+        folder = (log_dir / (stem if count == 1 else f"{stem}-{count}")).absolute()
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise HotsetError(f"cannot write logs to {folder}: {error.strerror}") from None
+        return folder
+    raise HotsetError(f"{log_dir} is full of logs of this very second")

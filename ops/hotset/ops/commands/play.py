@@ -1,0 +1,52 @@
+"""`hotset play`: an engine without a model, from a recorded trace."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HELP = """Play a recorded trace as if it were decoded now, so that daemons can attach to it and steer it.
+
+For trying out a daemon, for tests and for load: the process appears in `hotset ps`, and its pool of slots
+obeys plans. TRACE is a Parquet file or a folder of parts.
+
+Example:
+
+    hotset play runs/today/trace --speed 50
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the `hotset` app."""
+    app.command("play", help=HELP)(play)
+
+
+def play(
+    trace: Annotated[Path, typer.Argument(help="What to play.")],
+    ratio: Annotated[float, typer.Option(min=1.0, help="Pool size, in selections of all lanes.")] = 2.0,
+    speed: Annotated[float, typer.Option(min=0, help="Steps a second; 0: as fast as possible.")] = 20.0,
+    sequences: Annotated[int, typer.Option(min=0, help="Play only the first so many; 0: all.")] = 0,
+) -> None:
+    """See HELP."""
+    import json
+    from dataclasses import asdict
+
+    from hotset.ops.play import TracePlayer, geometry_of
+    from hotset.predictor.trace import open_trace
+    from hotset.runtime.link import ControlLink
+
+    reader = open_trace(trace)
+    chosen = [reader.read(i) for i in reader.sequence_ids[: sequences or None]]
+    geometry = geometry_of(reader.meta, chosen, ratio)
+    with ControlLink(model=reader.meta.model or trace.name, geometry=geometry, builtin_policy="lru") as link:
+        typer.echo(f"playing at {link.endpoint}", err=True)
+        player = TracePlayer(reader.meta, chosen, link, geometry)
+        start = time.monotonic()
+        while player.step():
+            if speed:
+                time.sleep(max(0.0, start + player.played.steps / speed - time.monotonic()))
+        player.close()
+    typer.echo(json.dumps(asdict(player.played)))
