@@ -52,6 +52,10 @@ class Clock(NamedTuple):
     turns: Int64
     """[T, lanes] moment of each lane's demand: rising over the whole replay, in the order of service."""
 
+    def head(self, steps: int) -> Clock:
+        """The first `steps` recorded steps."""
+        return Clock(self.epochs[:steps], self.turns[:steps])
+
 
 @dataclass(frozen=True)
 class RankedPolicy(Policy):

@@ -22,8 +22,17 @@ class Member:
     meta: TraceMeta
     clock: Clock
 
+    @classmethod
+    def make(cls, trace: SequenceTrace, meta: TraceMeta, *, start: int, number: int = 0, total: int = 1) -> Member:
+        """Member `number` of `total`, its clock beginning at epoch `start` of its trace."""
+        heads = meta.kv_heads
+        epochs, lane = trace.epochs - start, np.arange(meta.layers * heads)
+        rank = (lane // heads) * (total * heads) + number * heads + lane % heads
+        return cls(trace, meta, Clock(epochs, epochs[:, None] * (len(lane) * total) + rank))
+
     @property
     def lanes(self) -> int:
+        """Lanes of the sequence."""
         return int(self.trace.pages.shape[1])
 
 
@@ -41,6 +50,7 @@ class Batch:
 
     @property
     def page_count(self) -> int:
+        """One more than the highest page of any member."""
         return max(m.trace.page_count for m in self.members)
 
     @property
@@ -54,25 +64,27 @@ class Batch:
         return [Batch(self.meta, [member]) for member in self.members]
 
 
+def same_geometry(metas: Sequence[TraceMeta]) -> None:
+    """Raise PolicyError unless all describe the same lanes, pages and selection."""
+    for meta in metas:
+        for key in _GEOMETRY:
+            mine, theirs = getattr(metas[0], key), getattr(meta, key)
+            if mine != theirs:
+                raise PolicyError(f"traces differ in {key} ({mine} and {theirs}); replay them apart")
+
+
 def make_batch(traces: Sequence[Trace]) -> Batch:
     """All sequences of all traces as one batch. Raises PolicyError if they do not share a geometry."""
-    if not traces or not any(trace.sequences for trace in traces):
+    same_geometry([trace.meta for trace in traces])
+    found = [
+        (sequence, trace.meta, min(int(s.epochs[0]) for s in trace.sequences))
+        for trace in traces
+        for sequence in trace.sequences
+    ]
+    if not found:
         raise PolicyError("nothing to replay: no sequence in the traces given")
-    meta = traces[0].meta
-    for trace in traces:
-        for key in _GEOMETRY:
-            if getattr(trace.meta, key) != getattr(meta, key):
-                raise PolicyError(
-                    f"traces differ in {key} ({getattr(meta, key)} and {getattr(trace.meta, key)}); replay them apart"
-                )
-    starts = [min(int(s.epochs[0]) for s in trace.sequences) if trace.sequences else 0 for trace in traces]
-    found = [(s, t, start) for t, start in zip(traces, starts, strict=True) for s in t.sequences]
-    lanes, heads, total = meta.layers * meta.kv_heads, meta.kv_heads, len(found)
-    members = []
-    for number, (sequence, trace, start) in enumerate(found):
-        epochs = sequence.epochs - start
-        lane = np.arange(lanes)
-        rank = (lane // heads) * (total * heads) + number * heads + lane % heads
-        turns = epochs[:, None] * (lanes * total) + rank
-        members.append(Member(sequence, trace.meta, Clock(epochs, turns)))
-    return Batch(meta, members)
+    members = [
+        Member.make(sequence, meta, start=start, number=number, total=len(found))
+        for number, (sequence, meta, start) in enumerate(found)
+    ]
+    return Batch(traces[0].meta, members)

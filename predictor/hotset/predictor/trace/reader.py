@@ -30,6 +30,7 @@ class _Part:
     file: Any
     lookahead: tuple[int, ...]
     sequences: list[frozenset[int]]
+    first_epoch: int
 
 
 class TraceReader:
@@ -46,6 +47,11 @@ class TraceReader:
     def sequence_ids(self) -> list[int]:
         """Sequences in the log, ascending."""
         return sorted({s for part in self._parts for group in part.sequences for s in group})
+
+    @property
+    def first_epoch(self) -> int:
+        """The first step of the batch in the log, at which its replay begins."""
+        return min(part.first_epoch for part in self._parts)
 
     def read(self, sequence_id: int) -> SequenceTrace:
         """All recorded steps of one sequence. Raises TraceError if it is not there or is corrupt."""
@@ -126,14 +132,14 @@ def _open_part(path: Path) -> tuple[TraceMeta, _Part]:
     with _parquet_errors(path):
         file = pq.ParquetFile(path, page_checksum_verification=True)
         meta, lookahead = parse_meta(file.schema_arrow, path)
-        sequences = [
-            frozenset(_to_numpy(t["sequence"], "sequence", path).tolist())
-            for g in range(file.num_row_groups)
-            for t in [file.read_row_group(g, columns=["sequence"], use_threads=False)]
+        groups = [
+            file.read_row_group(g, columns=["sequence", "epoch"], use_threads=False) for g in range(file.num_row_groups)
         ]
+    sequences = [frozenset(_to_numpy(t["sequence"], "sequence", path).tolist()) for t in groups]
     if not any(sequences):
         raise TraceError(f"{path}: the trace holds no steps")
-    return meta, _Part(path, file, lookahead, sequences)
+    first_epoch = min(int(_to_numpy(t["epoch"], "epoch", path).min()) for t in groups if len(t))
+    return meta, _Part(path, file, lookahead, sequences, first_epoch)
 
 
 @contextmanager
