@@ -112,16 +112,11 @@ def _unpack(packed: memoryview) -> dict[str, Any]:
     return header
 
 
-def _deeper_than(value: object, levels: int) -> bool:
-    layer: list[object] = [value]
-    for _ in range(levels + 1):
-        inner: list[object] = []
-        for item in layer:
-            if isinstance(item, dict):
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(item)
-        layer = inner
+def _deeper_than(value: dict[str, Any], levels: int) -> bool:
+    layer: list[dict[str, Any] | list[Any]] = [value]
+    for _ in range(levels):
+        children = (item.values() if isinstance(item, dict) else item for item in layer)
+        layer = [child for group in children for child in group if isinstance(child, dict | list)]
     return bool(layer)
 
 
