@@ -10,21 +10,6 @@ from hotset.training import registry
 from hotset.training.errors import RegistryError
 from hotset.training.store import Store, open_store, tracking_uri
 
-NAME = "reuse"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """One store for the module: making a database takes seconds."""
-    return open_store(str(tmp_path_factory.mktemp("store") / "mlflow.db"))
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """A model name of its own for every test."""
-    return f"{NAME}-{request.node.name}"
-
-
 def add_version(store: Store, name: str, **metrics: float) -> registry.Version:
     """A finished run with a model folder, registered."""
     run = store.client.create_run(store.experiment("e"))

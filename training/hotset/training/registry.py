@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "hotset-reuse"
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+CARD_FILE = "card.json"
 _HISTORY_TAG = "hotset.champions"
 _HISTORY_LENGTH = 100
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
@@ -61,6 +62,11 @@ def resolve_model(model: str | Path, *, store: str | None = None) -> Path:
     if not text.startswith("models:"):
         return _existing_folder(Path(text))
     return version_folder(find_version(text, store=store), store=store)
+
+
+def is_model(text: str) -> bool:
+    """Whether a word on a command line means a model rather than a trace: a model URI, or a folder with a card."""
+    return text.startswith("models:") or (Path(text) / CARD_FILE).is_file()
 
 
 def find_version(uri: str, *, store: str | None = None) -> Version:
