@@ -25,6 +25,10 @@ import torch
 
 FREE, LIVE, RESERVED, PINNED, FILLING = range(5)
 NEVER = -(1 << 30)
+# Words of `scratch`: counters of the Triton kernels, then six histograms of 2048 bins.
+SCRATCH_FAILED = 15
+SCRATCH_HISTOGRAMS = 64
+_SCRATCH = SCRATCH_HISTOGRAMS + 6 * 2048
 
 
 @dataclass
@@ -48,6 +52,8 @@ class ResidencyState:
     evicted_count: torch.Tensor  # [1] int32; beyond S the log has overflowed and a snapshot is due
     tick: torch.Tensor  # [1] int32, resolve calls so far; on the device, so that captured graphs see it move
     step_tick: torch.Tensor  # [1] int32, tick at which the current step began
+    keys: torch.Tensor  # [S] int64, workspace of the Triton reclaimer
+    scratch: torch.Tensor  # [_SCRATCH] int32, counters of the Triton kernels: zero between launches
     ticks_per_step: int  # layers
 
     @classmethod
@@ -86,6 +92,8 @@ class ResidencyState:
             evicted_count=full(1, 0, torch.int32),
             tick=full(1, 0, torch.int32),
             step_tick=full(1, 0, torch.int32),
+            keys=full(slots, 0, torch.int64),
+            scratch=full(_SCRATCH, 0, torch.int32),
             ticks_per_step=layers,
         )
 

@@ -133,7 +133,8 @@ def parts(
     main = max(16, next_power_of_two(value_dim))
     block = max(16, min(RUN, BLOCK_BYTES // (main * query.element_size())))
     runs = max(1, triton.cdiv(k * page, RUN))
-    head_block = min(64, max(16, next_power_of_two(group)))
+    # Accumulators of a block of heads must fit the registers of a program.
+    head_block = min(max(16, 8192 // main), max(16, next_power_of_two(group)))
     shape = (batch, heads, runs)
     top = torch.empty(shape, dtype=torch.float32, device=query.device)
     total = torch.empty_like(top)
@@ -142,7 +143,7 @@ def parts(
         query, slots, slot_ids, valid, top, total, weighted, scale / math.log(2), slots.stride(0),
         KV_HEADS=kv_heads, GROUP=group, HEADS=head_block, K=k, PAGE=page, DIM=dim, VALUE=value_dim, MAIN=main,
         REST=max(16, next_power_of_two(dim - value_dim)) if dim > value_dim else 0,
-        LATENT=latent, BLOCK=block, BLOCKS=RUN // block, RUNS=runs, num_warps=4,
+        LATENT=latent, BLOCK=block, BLOCKS=RUN // block, RUNS=runs, num_warps=8 if main > 128 else 4,
     )  # fmt: skip
     return top, total, weighted
 

@@ -25,6 +25,7 @@ class Resolved:
     prefetched: torch.Tensor  # [N] bool, a hit that is the first use since a prefetch
     miss_pages: torch.Tensor  # [M] int32, each once
     miss_slots: torch.Tensor  # [M] int32, where swap_in must put them
+    miss_count: torch.Tensor  # [1] int32, M; on CUDA miss_* have N entries, and those behind M are undefined
 
 
 def resolve(state: ResidencyState, pages: torch.Tensor, policy: str) -> Resolved:
@@ -44,7 +45,8 @@ def resolve(state: ResidencyState, pages: torch.Tensor, policy: str) -> Resolved
     taken = _take(state, missed.numel(), policy)
     _remap(state, missed, taken)
     slots = torch.where(asked, state.slot_of[pages.clamp(min=0).long()], -1)
-    return Resolved(slots, hit, prefetched, missed.to(torch.int32), taken.to(torch.int32))
+    count = torch.tensor([missed.numel()], dtype=torch.int32)
+    return Resolved(slots, hit, prefetched, missed.to(torch.int32), taken.to(torch.int32), count)
 
 
 def _touch(state: ResidencyState, slots: torch.Tensor) -> None:
