@@ -49,6 +49,11 @@ class TraceReader:
         return sorted({s for part in self._parts for group in part.sequences for s in group})
 
     @property
+    def files(self) -> list[Path]:
+        """The parts, in order."""
+        return [part.path for part in self._parts]
+
+    @property
     def first_epoch(self) -> int:
         """The first step of the batch in the log, at which its replay begins."""
         return min(part.first_epoch for part in self._parts)
