@@ -1,0 +1,108 @@
+"""`hotset decode`: a decode process over a tiered KV cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HELP = """Decode prompts with a Hugging Face model whose KV cache is mostly not in fast memory.
+
+Takes any Llama, Qwen, Mistral or SmolLM checkpoint folder or GGUF file; without --model the one of the demo.
+While it runs, `hotset daemon` may come and go: which tokens come out does not depend on it.
+
+Example: hotset decode --prompt "Why is the sky blue?" --max-new-tokens 64
+
+Another example: hotset decode --model qwen2.5-0.5b/ --prompt-file a.txt --prompt-file b.txt --hbm-fraction 0.2
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the `hotset` app."""
+    app.command("decode", help=HELP)(decode)
+
+
+def decode(
+    model: Annotated[Path | None, typer.Option(help="checkpoint folder or .gguf file [default: the demo's]")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="a prompt; may be repeated")] = None,
+    prompt_file: Annotated[list[Path] | None, typer.Option(help="a file with a prompt; may be repeated")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens to decode for each prompt")] = 128,
+    context: Annotated[int | None, typer.Option(min=16, help="cut prompts to this many tokens")] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="nucleus sampling")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="0 for all tokens")] = 0,
+    seed: Annotated[int, typer.Option(help="of sampling; prompt i uses seed + i")] = 0,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="go on after the end-of-text token")] = False,
+    hbm_fraction: Annotated[float, typer.Option(help="hot pool as a share of the KV")] = 0.25,
+    hbm_pages: Annotated[int | None, typer.Option(help="hot pool in pages; overrides --hbm-fraction")] = None,
+    host_pages: Annotated[int | None, typer.Option(help="host frames [default: room for everything]")] = None,
+    disk_dir: Annotated[Path | None, typer.Option(help="keep what the host has no room for here")] = None,
+    page_size: Annotated[int, typer.Option(help="tokens a page")] = 16,
+    selected: Annotated[int, typer.Option(help="pages attended to per lane and step")] = 32,
+    selector: Annotated[str, typer.Option(help="bounds (Quest) or mass (oracle)")] = "bounds",
+    policy: Annotated[str, typer.Option(help="built-in policy: score-ema or lru")] = "score-ema",
+    untiered: Annotated[bool, typer.Option("--untiered", help="keep everything in fast memory")] = False,
+    check: Annotated[bool, typer.Option("--check", help="decode again untiered and compare all tokens")] = False,
+    listen: Annotated[bool, typer.Option("--listen/--no-listen", help="let a daemon attach")] = True,
+    out: Annotated[Path | None, typer.Option(help="folder for steps.jsonl and decode.json")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads, 0 for torch's default")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """See HELP."""
+    import json
+
+    from rich.console import Console
+
+    from hotset.ops import decoding, samples
+    from hotset.runtime.sampling import Sampling
+
+    texts = _prompts(prompt or [], prompt_file or [])
+    job = decoding.Job(
+        model=model or samples.embedded_model(),
+        prompts=texts,
+        max_new_tokens=max_new_tokens,
+        context=context,
+        config={
+            "page_size": page_size,
+            "selected": selected,
+            "hbm_fraction": 1.0 if untiered else hbm_fraction,
+            "hbm_pages": None if untiered else hbm_pages,
+            "host_pages": host_pages,
+            "disk_dir": disk_dir,
+            "selector": selector,
+            "policy": policy,
+        },
+        sampling=Sampling(temperature, top_p, top_k, seed),
+        ignore_eos=ignore_eos,
+        listen=listen,
+        check=check,
+        out=out,
+        threads=threads,
+    )
+    result = decoding.run(job, Console(stderr=True))
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for sequence in result["sequences"]:
+        typer.echo(f"--- sequence {sequence['id']} ({sequence['prompt_tokens']} prompt tokens)\n{sequence['text']}")
+    moved = result["moved"]
+    typer.echo(
+        f"--- {result['steps']} steps, {moved['accesses']} accesses, {moved['demand_pages']} demand misses "
+        f"({moved['demand_pages'] / max(1, moved['accesses']):.1%}), {moved['moved_bytes'] / 1e6:.1f} MB moved"
+    )
+    if "tokens_identical_to_untiered" in result:
+        typer.echo(f"tokens identical to untiered: {result['tokens_identical_to_untiered']}")
+
+
+def _prompts(texts: list[str], files: list[Path]) -> list[str]:
+    from hotset.protos.errors import ConfigError
+
+    for file in files:
+        try:
+            texts = [*texts, file.read_text(encoding="utf-8")]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the prompt file {file}: {error}") from error
+    if not texts:
+        raise ConfigError("nothing to decode; give --prompt TEXT or --prompt-file FILE")
+    return texts

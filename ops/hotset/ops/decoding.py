@@ -1,0 +1,224 @@
+"""What `hotset decode` does: load, prefill, decode, and leave what happened in a folder."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from hotset.protos.errors import ConfigError
+from hotset.runtime.config import RuntimeConfig
+from hotset.runtime.decoder import Decoder, Generation
+from hotset.runtime.huggingface import load_model
+from hotset.runtime.sampling import Sampling
+
+STEPS_FILE, RESULT_FILE = "steps.jsonl", "decode.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the decode process."""
+
+    model: Path
+    prompts: list[str]
+    max_new_tokens: int
+    context: int | None
+    config: dict[str, Any]
+    sampling: Sampling
+    ignore_eos: bool
+    listen: bool
+    check: bool
+    out: Path | None
+    threads: int = 0
+
+
+def run(job: Job, console: Console) -> dict[str, Any]:
+    """Decode all prompts as one batch; returns what RESULT_FILE holds."""
+    import torch
+
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    with console.status(f"loading {job.model.name}"):
+        model, tokenizer = load_model(job.model, torch.float32)
+    prompts = [encode(tokenizer, text, job.context) for text in job.prompts]
+    with stopping() as stopped:
+        first = _decode(job, model, tokenizer, prompts, job.config, console, stopped, log=job.out)
+    result = {"model": job.model.stem, **first}
+    if job.check:
+        result["tokens_identical_to_untiered"] = _matches_untiered(job, model, tokenizer, prompts, first, console)
+    if job.out:
+        (job.out / RESULT_FILE).write_text(json.dumps(result, indent=1))
+    return result
+
+
+def encode(tokenizer: Any, text: str, context: int | None) -> list[int]:
+    """Token ids of `text` as a user's message, its middle cut so that the prompt has `context` tokens at most."""
+    marker = "\x00"
+    if getattr(tokenizer, "chat_template", None):
+        message = [{"role": "user", "content": marker}]
+        frame = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        before, after = frame.split(marker)
+    else:
+        before, after = "", ""
+    head, tail = tokenizer(before)["input_ids"], tokenizer(after, add_special_tokens=False)["input_ids"]
+    body = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if context is not None and len(head) + len(body) + len(tail) > context:
+        room = context - len(head) - len(tail)
+        end = min(64, room // 4)
+        body = body[: room - end] + body[len(body) - end :]
+    return [*head, *body, *tail]
+
+
+def _decode(
+    job: Job,
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    options: dict[str, Any],
+    console: Console,
+    stopped: threading.Event,
+    *,
+    log: Path | None = None,
+    limits: list[int] | None = None,
+) -> dict[str, Any]:
+    limits = limits or [job.max_new_tokens] * len(prompts)
+    total = sum(map(len, prompts)) + sum(limits)
+    config = RuntimeConfig.checked(**{"max_tokens": total, "max_sequences": len(prompts), **options})
+    _check_context(model, prompts, limits)
+    decoder = Decoder(model, None if job.ignore_eos else tokenizer, config, name=job.model.stem)
+    try:
+        if job.listen:
+            _listen(decoder, config)
+        with bars(console) as bar:
+            generations = list(_prefill(decoder, prompts, limits, job.sampling, bar, stopped))
+            _steps(decoder, max(limits), bar, stopped, log)
+    finally:
+        decoder.close()
+    moved = asdict(decoder.kv.manager.moved)
+    return {
+        "geometry": decoder.kv.geometry.model_dump(),
+        "steps": decoder.epoch,
+        "sequences": [_sequence(g, tokenizer) for g in generations],
+        "moved": {
+            **moved,
+            "moved_bytes": (moved["demand_pages"] + moved["prefetch_pages"]) * decoder.kv.manager.page_bytes,
+        },
+    }
+
+
+def _listen(decoder: Decoder, config: RuntimeConfig) -> None:
+    from hotset.runtime.link import ControlLink
+    from hotset.runtime.steering import LinkSteering
+
+    link = ControlLink(model=decoder.kv.shape.name, geometry=decoder.kv.geometry, builtin_policy=config.policy)
+    decoder.steering = LinkSteering(link, lifetime=config.plan_lifetime)
+
+
+def _prefill(
+    decoder: Decoder,
+    prompts: list[list[int]],
+    limits: list[int],
+    sampling: Sampling,
+    bar: Callable[[str, int, int], None],
+    stopped: threading.Event,
+) -> Iterator[Generation]:
+    done, total = 0, sum(map(len, prompts))
+
+    def progress(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        bar("prefill", done, total)
+        if stopped.is_set():
+            raise KeyboardInterrupt
+
+    for i, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
+        own = Sampling(sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed + i)
+        yield decoder.open(prompt, max_new_tokens=limit, sampling=own, progress=progress)
+
+
+def _steps(
+    decoder: Decoder, total: int, bar: Callable[[str, int, int], None], stopped: threading.Event, log: Path | None
+) -> None:
+    if log is not None:
+        log.mkdir(parents=True, exist_ok=True)
+    with (log / STEPS_FILE).open("w") if log else _nowhere() as file:
+        for report in decoder.run():
+            bar("decode", report.epoch + 1, total - 1)
+            if file is not None:
+                file.write(json.dumps(asdict(report)) + "\n")
+                file.flush()
+            if stopped.is_set():
+                break
+
+
+@contextmanager
+def _nowhere() -> Iterator[None]:
+    yield None
+
+
+def _matches_untiered(
+    job: Job, model: Any, tokenizer: Any, prompts: list[list[int]], first: dict[str, Any], console: Console
+) -> bool:
+    """Decode again with every page resident and nobody attached; whether all tokens are the same."""
+    console.print("decoding once more with everything in fast memory, to compare token for token")
+    options = {k: v for k, v in job.config.items() if k not in ("hbm_fraction", "hbm_pages", "host_pages", "disk_dir")}
+    alone = Job(**{**job.__dict__, "listen": False, "check": False})
+    limits = [len(s["tokens"]) for s in first["sequences"]]
+    again = _decode(alone, model, tokenizer, prompts, {**options, "hbm_fraction": 1.0}, console, threading.Event(),
+                    limits=limits)  # fmt: skip
+    return [s["tokens"] for s in again["sequences"]] == [s["tokens"] for s in first["sequences"]]
+
+
+def _sequence(generation: Generation, tokenizer: Any) -> dict[str, Any]:
+    return {
+        "id": generation.sequence.id,
+        "prompt_tokens": len(generation.prompt),
+        "tokens": generation.tokens,
+        "text": tokenizer.decode(generation.tokens, skip_special_tokens=True),
+        "finished": generation.finished,
+    }
+
+
+def _check_context(model: Any, prompts: list[list[int]], limits: list[int]) -> None:
+    longest = max(len(p) + n for p, n in zip(prompts, limits, strict=True))
+    window = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if window is not None and longest > window:
+        raise ConfigError(
+            f"a sequence of {longest} tokens exceeds the model's context of {window}; lower --context or "
+            "--max-new-tokens"
+        )
+
+
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM end the decode after the current step; what was decoded is kept."""
+    stopped = threading.Event()
+    old = {n: signal.signal(n, lambda *_: stopped.set()) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars, one a name: call with (name, done, total)."""
+    columns: Any = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, Any] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total)
+            progress.update(tasks[name], completed=done, total=total)
+
+        yield show
