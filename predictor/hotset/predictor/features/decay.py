@@ -1,0 +1,34 @@
+"""Powers of decay factors, looked up: exponentiation would dominate the cost of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from hotset.protos.features import HALF_LIVES, HEAT_HALF_LIFE, NEAR_HALF_LIFE, SCORE_DECAYS
+
+Float64 = npt.NDArray[np.float64]
+_LONGEST = 4096
+"""steps after which a decay counts as complete; 2**-32 for the longest half-life"""
+
+
+def _table(factors: Sequence[float]) -> Float64:
+    return np.array(factors)[None, :] ** np.arange(_LONGEST)[:, None]
+
+
+COUNT_DECAYS = _table([2.0 ** (-1.0 / half_life) for half_life in HALF_LIVES])
+"""[steps, half-lives]"""
+AVERAGE_DECAYS = _table(SCORE_DECAYS)
+"""[steps, decays]"""
+NEAR_DECAYS = _table([2.0 ** (-1.0 / NEAR_HALF_LIFE)])
+"""[steps, 1]"""
+HEAT_DECAY = 2.0 ** (-1.0 / HEAT_HALF_LIFE)
+
+
+@njit(cache=True, inline="always")
+def after(table: Float64, steps: int, column: int) -> float:
+    """What is left of 1 after `steps`."""
+    return table[steps, column] if steps < _LONGEST else 0.0

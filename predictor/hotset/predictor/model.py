@@ -1,0 +1,116 @@
+"""A trained reuse model: LightGBM's text model and a card that says what it is for.
+
+A model folder holds `model.txt` (next use: log2 of steps), `card.json` and, if the model knows lookaheads,
+`use.txt` (probability that a page is used at this step; columns of `hotset.predictor.lookahead`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hotset.predictor.forest import Forest
+from hotset.protos.errors import ModelError
+from hotset.protos.features import FEATURES_HASH
+
+Float32 = npt.NDArray[np.float32]
+
+MODEL_FILE = "model.txt"
+USE_FILE = "use.txt"
+CARD_FILE = "card.json"
+_VERSION_DIGITS = 16
+_MAX_FILE_BYTES = 1 << 28
+
+
+class ModelCard(BaseModel):
+    """What a model is, what it was made from, and the settings that belong to it. Unknown keys are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: str = Field("", description="start of the SHA-256 of the text model; empty: filled in")
+    features_hash: str = FEATURES_HASH
+    params: dict[str, float | int | str | bool] = Field(default_factory=dict)
+    trained_on: tuple[str, ...] = Field((), description="fingerprints of the data")
+    metrics: dict[str, float] = Field(default_factory=dict)
+    prefetch_threshold: float = Field(0.5, description="prefetch pages whose predicted log2 of steps is below this")
+    use_thresholds: dict[str, float] = Field(
+        default_factory=dict, description="least probability of use at which a lookahead page is prefetched, by budget"
+    )
+    feature_quantiles: dict[str, tuple[float, ...]] = Field(
+        default_factory=dict, description="of the training rows, for drift: rising inner borders of equal shares"
+    )
+    missing: dict[str, float] = Field(default_factory=dict, description="share of NaN of the training rows, by feature")
+    error: float | None = Field(None, description="mean squared error on held-out rows, in squared log2 steps")
+
+
+class ReuseModel:
+    """Immutable. Larger predictions are colder pages; comparable between lanes and sequences."""
+
+    def __init__(self, card: ModelCard, text: str, use_text: str | None = None) -> None:
+        """Raises ModelError if the card is for other features, or the text is not what the card names."""
+        digest = hashlib.sha256((text + (use_text or "")).encode()).hexdigest()
+        if card.features_hash != FEATURES_HASH:
+            raise ModelError("the model was trained for other features than this version computes; train it anew")
+        if card.version and not digest.startswith(card.version):
+            # A version of the first text alone is also good: trainers may name a model before its second head.
+            alone = hashlib.sha256(text.encode()).hexdigest()
+            if not alone.startswith(card.version):
+                raise ModelError(f"the model text is not the one of the card (version {card.version}): damaged?")
+        self.card = card if card.version else card.model_copy(update={"version": digest[:_VERSION_DIGITS]})
+        self.text = text
+        self.use_text = use_text
+        self.forest = Forest.from_text(text, FEATURES_HASH)
+        self.use_forest = Forest.from_text(use_text) if use_text is not None else None
+
+    def predict(self, rows: Float32) -> Float32:
+        """Values [m] of rows [m, F]: predicted log2 of steps to the next use."""
+        return self.forest.predict(rows)
+
+    def predict_use(self, rows: Float32) -> Float32:
+        """Probabilities [m] of use at this step, for rows of `hotset.predictor.lookahead`.
+
+        Raises ModelError if the model was trained without lookahead.
+        """
+        if self.use_forest is None:
+            raise ModelError("the model knows no lookahead; train it on a log that recorded lookahead ranks")
+        return self.use_forest.predict(rows)
+
+    def save(self, folder: Path) -> None:
+        """Write the folder; files of an older model in it are replaced."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MODEL_FILE).write_text(self.text, encoding="utf-8")
+        if self.use_text is not None:
+            (folder / USE_FILE).write_text(self.use_text, encoding="utf-8")
+        else:
+            (folder / USE_FILE).unlink(missing_ok=True)
+        (folder / CARD_FILE).write_text(self.card.model_dump_json(indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path | str) -> ReuseModel:
+        """Read a model folder. Raises ModelError if it is missing, damaged or for other features."""
+        folder = Path(path)
+        try:
+            card = ModelCard.model_validate_json(_read(folder / CARD_FILE))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise ModelError(f"{folder / CARD_FILE}: not a model card: {first['msg']}") from None
+        use = _read(folder / USE_FILE) if (folder / USE_FILE).is_file() else None
+        try:
+            return cls(card, _read(folder / MODEL_FILE), use)
+        except ModelError as error:
+            raise ModelError(f"{folder}: {error}") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ModelError(f"{path}: {path.stat().st_size} bytes are too many for a model")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}; is it a model folder?") from None
+    except UnicodeDecodeError:
+        raise ModelError(f"{path}: not text; a model is LightGBM's native text format") from None
