@@ -96,7 +96,8 @@ def score(state: SessionState, scorer: Scorer, recent: int, first: int, count: i
     if not parts:
         return Scored(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.bool_))
     pages, values, resident = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return _hottest_owner(Scored(pages, values, resident))
+    scored = Scored(pages, values, resident)
+    return _hottest_owner(scored) if state.shares_groups() else scored
 
 
 def _score_one(
@@ -129,11 +130,18 @@ def choose_prefetch(values: Float32, resident: Bool, limit: int, margin: float, 
     limit = min(limit, len(outside), len(inside))
     if limit <= 0:
         return np.empty(0, np.int32)
-    best = outside[np.argsort(values[outside], kind="stable")[:limit]]
-    worst = -np.sort(-inside)[:limit]
+    best = outside[_smallest(values[outside], limit)]
+    worst = -np.sort(np.partition(-inside, limit - 1)[:limit])
     pays = values[best] + margin < worst
     # Both lists are sorted, so what pays comes first.
     return best[: int(pays.sum())].astype(np.int32)
+
+
+def _smallest(values: Float32, count: int) -> Int32:
+    """Indices of the `count` smallest values, smallest first, equals in their order."""
+    limit = np.partition(values, count - 1)[count - 1]
+    few = np.flatnonzero(values <= limit)
+    return few[np.argsort(values[few], kind="stable")[:count]].astype(np.int32)
 
 
 def make_plan(

@@ -141,6 +141,12 @@ class SessionState:
         self.resident[message.resident] = True
         self.epoch, self.synced = message.epoch, True
 
+    def shares_groups(self) -> bool:
+        """Whether any group belongs to two sequences."""
+        tables = [sequence.groups for sequence in self.sequences.values()]
+        groups = np.concatenate(tables) if tables else np.empty(0, np.int32)
+        return len(np.unique(groups)) < len(groups)
+
     def step(self, message: Step) -> list[LaneStep]:
         """Learn from one step; returns its parts by sequence. A sequence never heard of makes `synced` False."""
         self._check_step(message)

@@ -46,9 +46,7 @@ class Training:
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", JOB_MODULE, "--log", str(log), "--out", str(folder), *arguments]
         with (folder / "output.txt").open("wb") as output:
-            self._child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-            )
+            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         # The child lowers nobody but itself, and a fork hook in a threaded process would be unsafe.
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, self._child.pid, NICENESS)

@@ -1,0 +1,48 @@
+"""The movement budget: what the link can carry beside demand, never more than half of the reserve."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hotset.daemon.budget import MovementBudget
+from hotset.protos.messages import StepStats
+
+
+def test_half_of_the_reserve_until_the_link_is_known() -> None:
+    budget = MovementBudget(page_bytes=1000)
+    assert budget.pages(StepStats(reserve=10)) == 5
+    budget.observe(StepStats(step_us=100, reserve=10))
+    assert budget.pages(StepStats(reserve=10)) == 5
+
+
+def test_a_given_rate_times_the_step_less_demand() -> None:
+    budget = MovementBudget(page_bytes=1000, gbps=0.1)  # 100 bytes a microsecond
+    stats = StepStats(step_us=200, demand_pages=8, reserve=1000)
+    budget.observe(stats)
+    assert budget.pages(stats) == 12
+    assert budget.pages(StepStats(reserve=1000, demand_pages=30)) == 0
+    assert budget.pages(StepStats(reserve=6)) == 3
+
+
+def test_the_rate_is_measured_from_what_demand_waited_for() -> None:
+    budget = MovementBudget(page_bytes=1000)
+    for _ in range(100):
+        budget.observe(StepStats(step_us=100, stall_us=50, demand_pages=5))
+    assert budget.bytes_per_us == 100
+    for _ in range(200):
+        budget.observe(StepStats(step_us=100, stall_us=100, demand_pages=5))
+    assert budget.bytes_per_us is not None
+    assert abs(budget.bytes_per_us - 50) < 1
+
+
+COUNT = st.integers(0, 10**9)
+
+
+@given(st.lists(st.tuples(COUNT, COUNT, COUNT, COUNT), min_size=1, max_size=9))
+def test_never_negative_and_never_more_than_half_of_the_reserve(steps: list[tuple[int, int, int, int]]) -> None:
+    budget = MovementBudget(page_bytes=4096)
+    for step_us, stall_us, demand, reserve in steps:
+        stats = StepStats(step_us=step_us, stall_us=stall_us, demand_pages=demand, reserve=reserve)
+        budget.observe(stats)
+        assert 0 <= budget.pages(stats) <= reserve // 2

@@ -1,0 +1,194 @@
+"""Planning as pure functions: who is scored, which prefetches pay, what a plan says."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from hotset.daemon.heat import DECAY, Heat, nominate
+from hotset.daemon.planner import Planner, PlanRules, choose_prefetch, score
+from hotset.daemon.state import SequenceState, SessionState
+from hotset.protos.messages import Geometry, SequenceOpen, Step
+
+Int32 = npt.NDArray[np.int32]
+Float32 = npt.NDArray[np.float32]
+
+
+class PageNumber:
+    """Values a page by its logical number and lane, which makes expectations easy to state."""
+
+    source: Literal["heuristic"] = "heuristic"
+    version = ""
+    prefetch_below = float("inf")
+
+    def values(self, sequence: SequenceState, lanes: Int32, pages: Int32) -> Float32:
+        return (pages + lanes / 10 + sequence.id / 100).astype(np.float32)
+
+
+def make_state(lanes: int = 2, pages: int = 6, sequences: int = 1, shared: bool = False) -> SessionState:
+    geometry = Geometry(
+        layers=lanes, kv_heads=1, page_size=4, selected=2, candidates=4, page_bytes=64, slots=40,
+        groups=pages * sequences,
+    )  # fmt: skip
+    state = SessionState(geometry)
+    for number in range(sequences):
+        first = 0 if shared else number * pages
+        groups = np.arange(first, first + pages, dtype="<i4")
+        state.open(
+            SequenceOpen(
+                sequence=number, prompt_tokens=4 * pages, groups=groups, generations=np.arange(pages).astype("<u4")
+            )
+        )
+    state.synced = True
+    return state
+
+
+def observe(state: SessionState, epoch: int, pages: list[list[int]], length: int) -> None:
+    rows = np.array(pages, "<i4")
+    state.step(
+        Step(
+            epoch=epoch, sequences=[0], lengths=np.array([length], "<i4"), sequence_steps=np.array([epoch], "<i4"),
+            candidates=rows, scores=np.full(rows.shape, 200, "|u1"), flags=np.zeros(rows.shape, "|u1"),
+            new_sequence=np.zeros(0, "<i8"), new_group=np.zeros(0, "<i4"), new_generation=np.zeros(0, "<u4"),
+            loaded=np.zeros(0, "<i4"), evicted=np.zeros(0, "<i4"),
+        )
+    )  # fmt: skip
+
+
+def test_lazy_averages_equal_the_ones_updated_at_every_step() -> None:
+    rng = np.random.default_rng(0)
+    heat, expected = Heat(lanes=3, pages=10), np.zeros((3, 10))
+    for _ in range(60):
+        pages = np.stack([rng.permutation(10)[:4] for _ in range(3)]).astype(np.int32)
+        pages[rng.random(pages.shape) < 0.2] = -1
+        scores = rng.integers(0, 256, pages.shape, dtype=np.uint8)
+        heat.observe(pages, scores)
+        expected *= DECAY
+        for lane, i in zip(*np.nonzero(pages >= 0), strict=True):
+            expected[lane, pages[lane, i]] += (1 - DECAY) * scores[lane, i]
+    lanes, page = np.divmod(np.arange(30, dtype=np.int32), np.int32(10))
+    np.testing.assert_allclose(heat.values(lanes, page), (255 - expected.ravel()) / 8, rtol=1e-4)
+
+
+def test_averages_survive_growth() -> None:
+    heat = Heat(lanes=1, pages=2)
+    heat.observe(np.array([[1]], np.int32), np.array([[100]], np.uint8))
+    heat.grow(5000)
+    values = heat.values(np.zeros(2, np.int32), np.array([1, 4999], np.int32))
+    np.testing.assert_allclose(values, [(255 - 30) / 8, 255 / 8])
+
+
+@given(st.integers(1, 5), st.integers(0, 6), st.integers(0, 4), st.integers(1, 5), st.data())
+def test_nominees_are_the_resident_and_the_recent(
+    lanes: int, pages: int, first: int, count: int, data: st.DataObject
+) -> None:
+    first, count = first % lanes, min(count, lanes)
+    groups = np.array(data.draw(st.permutations(range(9))), np.int32)[:pages]
+    resident = data.draw(hnp.arrays(np.bool_, 9 * lanes))
+    seen = data.draw(hnp.arrays(np.int32, (lanes, 8), elements=st.integers(0, 9)))
+    found = nominate(groups, resident, seen, 6, first, count)
+    expected = {
+        (lane, page, int(groups[page]) * lanes + lane, bool(resident[groups[page] * lanes + lane]))
+        for lane in ((first + i) % lanes for i in range(count))
+        for page in range(pages)
+        if resident[groups[page] * lanes + lane] or seen[lane, page] >= 6
+    }
+    assert set(zip(*(column.tolist() for column in found), strict=True)) == expected
+    assert len(found[0]) == len(expected)
+
+
+def test_a_plan_values_every_resident_full_page_and_no_tail() -> None:
+    state = make_state(lanes=2, pages=6)
+    state.sequences[0].length = 22  # page 5 holds tokens 20 and 21 of four: the tail
+    state.resident[[0, 1, 5, 10, 11]] = True
+    plan = Planner(PlanRules()).plan(state, PageNumber(), prefetch_pages=0)
+    assert dict(zip(plan.pages.tolist(), plan.values.tolist(), strict=True)) == pytest.approx(
+        {0: 0.0, 1: 0.1, 5: 2.1}, abs=1e-6
+    )
+    np.testing.assert_array_equal(plan.generations, plan.pages // 2)
+    assert len(plan.prefetch) == 0
+
+
+def test_a_plan_names_its_step_and_deadline_and_counts_up() -> None:
+    state, planner = make_state(), Planner(PlanRules(horizon=4))
+    observe(state, 7, [[0, 1], [2, 3]], length=24)
+    plans = [planner.plan(state, PageNumber(), 0) for _ in range(2)]
+    assert [(p.number, p.epoch, p.deadline) for p in plans] == [(1, 7, 11), (2, 7, 11)]
+
+
+def test_recent_candidates_are_fetched_best_first_with_their_generation() -> None:
+    state = make_state(lanes=1, pages=6)
+    state.resident[[4, 5]] = True
+    observe(state, 1, [[0, 1, 2, -1]], length=24)
+    plan = Planner(PlanRules(margin=1.0)).plan(state, PageNumber(), prefetch_pages=9)
+    # Pages 0 and 1 push out 5 and 4; page 2 has nobody left to push out.
+    assert plan.prefetch.tolist() == [0, 1]
+    assert plan.prefetch_generations.tolist() == [0, 1]
+
+
+def test_pages_seen_long_ago_are_not_fetched() -> None:
+    state = make_state(lanes=1, pages=6)
+    state.resident[[4, 5]] = True
+    observe(state, 1, [[0, -1, -1, -1]], length=24)
+    planner = Planner(PlanRules(recent=2))
+    assert planner.plan(state, PageNumber(), 9).prefetch.tolist() == [0]
+    for epoch in (2, 3):
+        observe(state, epoch, [[5, -1, -1, -1]], length=24)
+    assert planner.plan(state, PageNumber(), 9).prefetch.tolist() == []
+
+
+def test_lanes_take_turns_when_there_are_too_many_rows() -> None:
+    state = make_state(lanes=10, pages=6)
+    state.resident[:] = True
+    planner, seen, lengths = Planner(PlanRules(rows=20, horizon=3)), set(), []
+    for _ in range(5):
+        plan = planner.plan(state, PageNumber(), 0)
+        seen.update(plan.pages.tolist())
+        lengths.append(len(plan.pages))
+        # A value must last until the lane's next turn.
+        assert plan.deadline - plan.epoch == 3 - (-10 // (len(plan.pages) // 6)) - 1
+    assert max(lengths) < 60
+    assert seen == set(range(60))
+
+
+def test_a_shared_page_is_worth_what_its_hottest_owner_says() -> None:
+    state = make_state(lanes=1, pages=3, sequences=3, shared=True)
+    state.resident[:3] = True
+    scored = score(state, PageNumber(), recent=1, first=0, count=1)
+    assert sorted(scored.pages.tolist()) == [0, 1, 2]
+    np.testing.assert_allclose(np.sort(scored.values), [0.0, 1.0, 2.0])
+
+
+def test_a_session_without_sequences_plans_nothing() -> None:
+    state = make_state(sequences=1)
+    state.sequences.clear()
+    plan = Planner(PlanRules()).plan(state, PageNumber(), 9)
+    assert len(plan.pages) == len(plan.prefetch) == 0
+
+
+VALUES = hnp.arrays(np.float32, st.integers(0, 30), elements=st.floats(0, 32, width=32))
+
+
+@given(VALUES, st.integers(0, 40), st.floats(0, 4), st.floats(0, 32), st.integers(0, 99))
+def test_every_prefetch_pays_for_what_it_pushes_out(
+    values: Float32, limit: int, margin: float, below: float, seed: int
+) -> None:
+    resident = np.random.default_rng(seed).random(len(values)) < 0.5
+    chosen = choose_prefetch(values, resident, limit, margin, below)
+    assert len(chosen) == len(set(chosen.tolist())) <= limit
+    assert not resident[chosen].any()
+    assert (values[chosen] < below).all()
+    assert (np.diff(values[chosen]) >= 0).all()
+    worst = np.sort(values[resident])[::-1]
+    assert (values[chosen] + np.float32(margin) < worst[: len(chosen)]).all()
+    # One more would not pay, or is not allowed.
+    outside = np.sort(values[~resident & (values < below)])
+    n = len(chosen)
+    if n < min(limit, len(outside), len(worst)):
+        assert outside[n] + np.float32(margin) >= worst[n]
