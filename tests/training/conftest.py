@@ -66,6 +66,12 @@ def make_log(tmp_path: Path) -> MakeLog:
 
 
 @pytest.fixture(scope="session")
+def shared_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of six sequences, for tests that only read."""
+    return write_log(tmp_path_factory.mktemp("logs") / "log", sequences=6, steps=80)
+
+
+@pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A real sqlite store, shared because making a database takes seconds."""
     return open_store(str(tmp_path_factory.mktemp("store") / "mlflow.db"))

@@ -10,6 +10,7 @@ from hotset.training import registry
 from hotset.training.errors import RegistryError
 from hotset.training.store import Store, open_store, tracking_uri
 
+
 def add_version(store: Store, name: str, **metrics: float) -> registry.Version:
     """A finished run with a model folder, registered."""
     run = store.client.create_run(store.experiment("e"))

@@ -25,9 +25,7 @@ def test_sequences_are_held_out_whole(make_log: MakeLog) -> None:
 
 def test_the_seed_decides_which(make_log: MakeLog) -> None:
     logs = open_logs([make_log(sequences=12, steps=3)])
-    held_out = [
-        tuple(p.sequence for p in split_logs(logs, seed=seed).pieces if p.held_out) for seed in (0, 0, 1, 2, 3)
-    ]
+    held_out = [tuple(p.sequence for p in split_logs(logs, seed=seed).pieces if p.held_out) for seed in (0, 0, 1, 2, 3)]
     assert held_out[0] == held_out[1]
     assert len(set(held_out)) > 1
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hotset.training.errors import TrainingError
@@ -20,10 +21,21 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+@contextmanager
+def scratch_folder(parent: Path, purpose: str) -> Iterator[Path]:
+    """A temporary folder in `parent`, removed at the end; those that killed processes left are removed too.
+
+    Two trainings must not share `parent`.
+    """
+    for stray in parent.glob(f".{purpose}-*"):
+        shutil.rmtree(stray, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{purpose}-") as folder:
+        yield Path(folder)
+
+
 def replace_folder(path: Path, fill: Callable[[Path], None]) -> Path:
     """Let `fill` write a fresh folder beside `path`, then put it in the place of what was there."""
-    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-    try:
+    with scratch_folder(path.parent, path.name) as scratch:
         fresh = scratch / "fresh"
         fresh.mkdir()
         fill(fresh)
@@ -32,8 +44,6 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> Path:
         if path.exists():
             path.rename(scratch / "old")
         fresh.rename(path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return path
 
 

@@ -14,7 +14,6 @@ from hotset.protos.features import FEATURES
 from hotset.training.store import import_mlflow
 
 _REQUIREMENTS = ("mlflow-skinny", "lightgbm", "numpy", "pandas", "scikit-learn")
-MODEL_FILE = "model.txt"
 _PYTHON_ENV = "python_env.yaml"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from hotset.protos.trace import TraceMeta
 from hotset.training.errors import TrainingError
 
 _HASH_CHUNK = 1 << 22
+_EXTENT = re.compile(r"([0-9a-f+]+):(\d+)-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,10 @@ class Extent:
         return f"{'+'.join(self.keys)}:{self.start}-{self.stop}"
 
     @classmethod
-    def decode(cls, text: str) -> Extent:
-        """The inverse of `encode`; ValueError if it is none."""
-        keys, _, positions = text.partition(":")
-        start, _, stop = positions.partition("-")
-        return cls(tuple(keys.split("+")), int(start), int(stop))
+    def decode(cls, text: str) -> Extent | None:
+        """The inverse of `encode`; None for another kind of fingerprint."""
+        found = _EXTENT.fullmatch(text)
+        return None if found is None else cls(tuple(found[1].split("+")), int(found[2]), int(found[3]))
 
 
 def extent_of(sequence: SequenceTrace, meta: TraceMeta) -> Extent:

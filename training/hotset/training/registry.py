@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
+from hotset.predictor.model import CARD_FILE
 from hotset.training.errors import RegistryError
 from hotset.training.store import Store, mlflow_errors, open_store
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "hotset-reuse"
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-CARD_FILE = "card.json"
 _HISTORY_TAG = "hotset.champions"
 _HISTORY_LENGTH = 100
+_NAME = re.compile(r"[\w.-]{1,200}")
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
@@ -140,9 +141,14 @@ def _version(entry: ModelVersion, aliases: Mapping[str, Any]) -> Version:
     )
 
 
-def _quoted(name: str) -> str:
-    if "'" in name or "/" in name or ":" in name or not name.strip():
+def check_name(name: str) -> None:
+    """Raise RegistryError unless a model may have this name."""
+    if not _NAME.fullmatch(name):
         raise RegistryError(f"{name!r} is no model name; use letters, digits, '-', '_' and '.'")
+
+
+def _quoted(name: str) -> str:
+    check_name(name)
     return f"'{name}'"
 
 

@@ -1,0 +1,100 @@
+"""The job that a daemon starts: its result, and what a kill at any moment leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hotset.predictor.model import ReuseModel
+from hotset.training import registry
+from hotset.training.job import main
+from hotset.training.store import Store
+
+MakeLog = Callable[..., Path]
+
+
+def arguments(log: Path, out: Path, store: Store, name: str) -> list[str]:
+    told = {"--log": log, "--out": out, "--name": name, "--experiment": name, "--tracking-uri": store.uri}
+    return [str(word) for pair in told.items() for word in pair] + ["--trees", "8", "--rows", "20000"]
+
+
+def test_the_result_says_what_was_made_and_why_it_serves(
+    make_log: MakeLog, tmp_path: Path, store: Store, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(arguments(make_log(sequences=3, steps=100), out, store, name)) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert ReuseModel.load(Path(result["model"])).card.version == result["model_version"]
+    assert result["version"] == "1"
+    assert result["split"].startswith("by time: the last 20% of the steps of each of 3 sequences")
+    assert [f["contender"] for f in result["gate"]["figures"]] == ["challenger", "lru", "score-ema"]
+    assert set(result["mlflow_run"]) == {"experiment", "run_id", "run_name", "tracking_uri"}
+    serving = registry.champion(name, store=store.uri)
+    assert (serving is not None) is result["promoted"] is result["gate"]["passed"]
+    assert result["reason"] in capsys.readouterr().out
+
+
+def test_what_cannot_be_trained_on_is_one_line_and_no_result(
+    tmp_path: Path, store: Store, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(tmp_path / "absent", tmp_path / "out", store, name)) == 4
+    told = capsys.readouterr().err
+    assert told.startswith("hotset: ")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
+@pytest.mark.e2e
+def test_a_kill_at_any_moment_leaves_a_registry_and_folders_that_work(
+    make_log: MakeLog, tmp_path: Path, store: Store, name: str
+) -> None:
+    log, out = make_log(sequences=3, steps=200), tmp_path / "out"
+    command = [sys.executable, "-m", "hotset.training.job", *arguments(log, out, store, name)]
+    began = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    whole = time.monotonic() - began
+    # Most of the time goes into imports; the moments that matter lie in the second half.
+    for moment in range(8):
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(whole * (0.45 + 0.07 * moment))
+        if child.poll() is None:
+            os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        check_all_is_whole(out, store, name)
+    subprocess.run(command, check=True, capture_output=True)
+    assert {path.name for path in out.iterdir()} == {"model", "plots", "result.json"}
+    runs = store.client.search_runs([store.experiment(name)])
+    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
+
+
+def check_all_is_whole(out: Path, store: Store, name: str) -> None:
+    versions = registry.list_versions(name, store=store.uri)
+    for version in versions:
+        ReuseModel.load(registry.version_folder(version, store=store.uri))
+    aliases = [alias for version in versions for alias in version.aliases]
+    assert len(aliases) == len(set(aliases))
+    if (out / "model").exists():
+        ReuseModel.load(out / "model")
+    json.loads((out / "result.json").read_text())
+
+
+@pytest.mark.e2e
+def test_a_terminated_job_cleans_up_behind_itself(make_log: MakeLog, tmp_path: Path, store: Store, name: str) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "hotset.training.job"]
+    command += arguments(make_log(sequences=4, steps=600), out, store, name)
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while child.poll() is None and not list(out.glob(".rows-*")):
+        time.sleep(0.02)
+    child.terminate()
+    assert child.wait(timeout=30) == 128 + signal.SIGTERM
+    assert not list(out.glob(".rows-*"))
+    assert not (out / "result.json").exists()
