@@ -52,8 +52,8 @@ def test_the_seed_decides_every_byte(make_log: MakeLog, tmp_path: Path) -> None:
     assert [s.rows for s in first.train.shards] == [s.rows for s in again.train.shards]
     for name in ("target", "censored", "lane"):
         assert np.array_equal(first.train.column(name), again.train.column(name))
-    features = [np.concatenate([s.features for s in rows.train.shards]) for rows in (first, again)]
-    assert np.array_equal(*features, equal_nan=True)
+    before, after = (np.concatenate([s.features for s in rows.train.shards]) for rows in (first, again))
+    assert np.array_equal(before, after, equal_nan=True)
     assert not np.array_equal(first.train.column("target"), other.train.column("target"))
 
 

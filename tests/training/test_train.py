@@ -80,6 +80,7 @@ def test_mlflow_holds_parameters_curves_plots_data_and_model(trained: tuple[Path
     assert found.data.metrics["rmse"] == pytest.approx(result.metrics["rmse"])
     assert found.data.tags["data.fingerprint"] == data_fingerprint(open_logs([log]))
     assert [m.step for m in client.get_metric_history(run_id, "curve held-out rmse")] == list(range(1, 9))
+    assert found.inputs is not None
     (data,) = found.inputs.dataset_inputs
     assert data.dataset.name == log.name
     plots = {Path(file.path).name for file in client.list_artifacts(run_id, "plots")}

@@ -5,22 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import lightgbm as lgb
+import numpy as np
 
 from hotset.predictor.model import ModelCard, ReuseModel
-from hotset.training.rows import TrainingRows
+from hotset.training.judgement import Judgement
+from hotset.training.rows import FEATURE_NAMES, Floats, TrainingRows
+
+
+_BORDERS = np.linspace(0.0, 1.0, 11)[1:-1]
+_DRIFT_ROWS = 20_000
 
 
 def make_model(
     booster: lgb.Booster,
     rows: TrainingRows,
-    metrics: Mapping[str, float],
+    judgement: Judgement,
     params: Mapping[str, float | int | str | bool],
 ) -> ReuseModel:
     """The model of `booster`; its card names every stretch of a sequence that it was trained on."""
+    features = judgement.train.features[:: max(1, len(judgement.train.features) // _DRIFT_ROWS)]
     card = ModelCard(
         params=dict(params),
         trained_on=tuple(extent.encode() for extent in rows.train.extents),
-        metrics=dict(metrics),
-        error=metrics.get("label_mse"),
+        metrics=judgement.metrics,
+        error=judgement.metrics["label_mse"],
+        feature_quantiles=_deciles(features),
+        missing=dict(zip(FEATURE_NAMES, np.isnan(features).mean(axis=0).tolist(), strict=True)),
     )
     return ReuseModel(card, booster.model_to_string())
+
+
+def _deciles(features: Floats) -> dict[str, tuple[float, ...]]:
+    """The nine borders that cut each feature's known values into equal shares; none if it has no value."""
+    found = {}
+    for index, name in enumerate(FEATURE_NAMES):
+        known = features[:, index][~np.isnan(features[:, index])]
+        found[name] = tuple(np.quantile(known, _BORDERS).tolist()) if len(known) else ()
+    return found

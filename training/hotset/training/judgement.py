@@ -23,6 +23,7 @@ class Judgement:
     importance: dict[str, dict[str, float]]
     calibration: measures.Calibration
     held_out: measures.Sample
+    train: measures.Sample
 
     def save(self, folder: Path) -> None:
         """Draw the pictures into `folder`, and write the tables behind them as JSON."""
@@ -54,4 +55,5 @@ def judge_booster(booster: lgb.Booster, rows: TrainingRows, seed: int) -> Judgem
         importance=measures.importance(booster, held_out),
         calibration=measures.calibrate(predicted, held_out),
         held_out=held_out,
+        train=train_rows,
     )

@@ -76,7 +76,7 @@ def train(
         rows = build_rows(opened, split, scratch, max_rows=options.rows, seed=options.seed, report=report)
         booster = _fit(rows, options, report)
         judgement = judge_booster(booster, rows, options.seed)
-    model = make_model(booster, rows, judgement.metrics, _lightgbm_params(options))
+    model = make_model(booster, rows, judgement, _lightgbm_params(options))
     folder = replace_folder(out / MODEL_FOLDER, lambda fresh: _save_model(model, fresh))
     replace_folder(out / PLOTS_FOLDER, judgement.save)
     report("recording", 0, 1)
@@ -97,7 +97,8 @@ def _fit(rows: TrainingRows, options: TrainOptions, report: Report) -> lgb.Boost
 
 
 def _lightgbm_params(options: TrainOptions) -> dict[str, float | int | str | bool]:
-    return lightgbm_params(seed=options.seed, threads=options.threads)
+    # LightGBM finds bin borders on a sample; a quarter of its default gives the same trees' quality sooner.
+    return lightgbm_params(seed=options.seed, threads=options.threads) | {"bin_construct_sample_cnt": 50_000}
 
 
 def _save_model(model: ReuseModel, folder: Path) -> None:
