@@ -35,6 +35,11 @@ def interpreted() -> bool:
     return _interpret.get()
 
 
+def dependent_launch(tensor: torch.Tensor) -> bool:
+    """Whether a kernel may be launched before its predecessor has ended and wait for it inside (Hopper and later)."""
+    return tensor.is_cuda and torch.cuda.get_device_capability(tensor.device)[0] >= 9
+
+
 def require(condition: bool, message: str) -> None:
     """Raise ValueError with `message` unless `condition` holds."""
     if not condition:

@@ -14,13 +14,13 @@ Body = Callable[[int], object]
 
 def environment() -> Row:
     """What the figures depend on: GPU, driver-side CUDA, torch and Triton versions."""
-    import triton
+    from importlib.metadata import version
 
     return {
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "triton": triton.__version__,
+        "triton": version("triton"),
     }
 
 
@@ -41,7 +41,7 @@ def graph_us(body: Body, *, prepare: Body | None = None, calls: int = 20, repeat
 
 
 def _replay_us(body: Body, calls: int, repeats: int) -> float:
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
         # The first call compiles, which a capture must not.
         body(0)
@@ -57,12 +57,19 @@ def _replay_us(body: Body, calls: int, repeats: int) -> float:
 
 
 def _timed_us(run: Callable[[], object]) -> float:
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin, end = event_pair()
     begin.record()
     run()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end) * 1000
+    return float(begin.elapsed_time(end)) * 1000
+
+
+def event_pair() -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    """Two timing events."""
+    begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    return begin, end
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -25,10 +25,10 @@ import torch
 
 FREE, LIVE, RESERVED, PINNED, FILLING = range(5)
 NEVER = -(1 << 30)
-# Words of `scratch`: counters of the Triton kernels, then six histograms of 2048 bins.
-SCRATCH_FAILED = 15
+# Words of `scratch`: counters of the Triton kernels, then eight histograms of 256 bins.
+SCRATCH_FAILED = 17
 SCRATCH_HISTOGRAMS = 64
-_SCRATCH = SCRATCH_HISTOGRAMS + 6 * 2048
+_SCRATCH = SCRATCH_HISTOGRAMS + 8 * 256
 
 
 @dataclass
@@ -48,12 +48,12 @@ class ResidencyState:
     in_ring: torch.Tensor  # [S] bool
     ring_head: torch.Tensor  # [1] int64, entries popped since the start
     ring_tail: torch.Tensor  # [1] int64, entries pushed since the start
-    evicted: torch.Tensor  # [S] int32 pages that lost their slot since the log was last read
+    evicted: torch.Tensor  # [S] int32 pages that lost their slot since the log was last read; on CUDA -1 means none
     evicted_count: torch.Tensor  # [1] int32; beyond S the log has overflowed and a snapshot is due
     tick: torch.Tensor  # [1] int32, resolve calls so far; on the device, so that captured graphs see it move
     step_tick: torch.Tensor  # [1] int32, tick at which the current step began
     keys: torch.Tensor  # [S] int64, workspace of the Triton reclaimer
-    scratch: torch.Tensor  # [_SCRATCH] int32, counters of the Triton kernels: zero between launches
+    scratch: torch.Tensor  # [_SCRATCH] int32, counters of the Triton kernels, which leave them as they need them
     ticks_per_step: int  # layers
 
     @classmethod

@@ -2,7 +2,7 @@
 # mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator"
 """Triton parts that the residency kernels share: a barrier over the grid, and the choice of the worst slots.
 
-The worst slots are found by radix selection over 63-bit keys, 11 bits a pass: a histogram of one digit among
+The worst slots are found by radix selection over 63-bit keys, 8 bits a pass: a histogram of one digit among
 the keys that agree with the digits so far, then the digit in which the wanted rank falls. A key is the class
 of the slot (FREE before unused in this step before used by an earlier layer) above the value's ordered bits.
 """
@@ -21,8 +21,8 @@ FREE = tl.constexpr(_FREE)
 LIVE = tl.constexpr(_LIVE)
 RESERVED = tl.constexpr(_RESERVED)
 HISTOGRAMS = tl.constexpr(_HISTOGRAMS)
-BINS = tl.constexpr(2048)
-PASSES = tl.constexpr(6)
+BINS = tl.constexpr(256)
+PASSES = tl.constexpr(8)
 NEVER = tl.constexpr(-(1 << 30))
 
 
@@ -44,7 +44,21 @@ def wait(counter, programs):
 
 
 @triton.jit
-def _key(i, slots, page_of, kind, last_used, value, value_until, ema, tick, step_tick, ticks_per_step, LRU: tl.constexpr, INLINE: tl.constexpr):
+def _key(
+    i,
+    slots,
+    page_of,
+    kind,
+    last_used,
+    value,
+    value_until,
+    ema,
+    tick,
+    step_tick,
+    ticks_per_step,
+    LRU: tl.constexpr,
+    INLINE: tl.constexpr,
+):
     """63-bit keys of slots `i`, larger is colder; 0 for what must not be taken."""
     inside = i < slots
     state = tl.load(kind + i, mask=inside, other=255)
@@ -74,32 +88,51 @@ def _key(i, slots, page_of, kind, last_used, value, value_until, ema, tick, step
 
 @triton.jit
 def _digit(keys, PASS: tl.constexpr):
-    """The digit that pass PASS looks at: 11 bits from the top, the last pass the 8 that are left."""
-    if PASS == 5:
-        return (keys & 0xFF).to(tl.int32)
-    return ((keys >> (52 - 11 * PASS)) & 0x7FF).to(tl.int32)
+    """The digit of pass PASS, from the top."""
+    return ((keys >> (56 - 8 * PASS)) & 0xFF).to(tl.int32)
 
 
 @triton.jit
-def _prefix(keys, PASS: tl.constexpr):
-    """The digits before those of pass PASS."""
-    if PASS == 5:
-        return keys >> 8
-    return keys >> (63 - 11 * PASS)
-
-
-@triton.jit
-def rank_slots(slots, page_of, kind, last_used, value, value_until, ema, tick, step_tick, ticks_per_step, keys, scratch, program, programs, LRU: tl.constexpr, INLINE: tl.constexpr, BLOCK: tl.constexpr):
-    """Write this program's share of `keys` and count their first digits; return its RESERVED slots."""
-    level = tl.zeros([], tl.int32)
+def rank_slots(
+    slots,
+    page_of,
+    kind,
+    last_used,
+    value,
+    value_until,
+    ema,
+    tick,
+    step_tick,
+    ticks_per_step,
+    keys,
+    scratch,
+    program,
+    programs,
+    LRU: tl.constexpr,
+    INLINE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write this program's share of `keys` and count their first digits."""
     start = program * BLOCK
     while start < slots:
         i = start + tl.arange(0, BLOCK)
-        key = _key(i, slots, page_of, kind, last_used, value, value_until, ema, tick, step_tick, ticks_per_step, LRU, INLINE)
+        key = _key(
+            i, slots, page_of, kind, last_used, value, value_until, ema, tick, step_tick, ticks_per_step, LRU, INLINE
+        )
         tl.store(keys + i, key, mask=i < slots)
         counts = tl.histogram(_digit(key, 0), BINS, mask=key > 0)
         bins = tl.arange(0, BINS)
         tl.atomic_add(scratch + HISTOGRAMS + bins, counts, mask=counts > 0, sem="relaxed")
+        start += programs * BLOCK
+
+
+@triton.jit
+def count_reserved(kind, slots, program, programs, BLOCK: tl.constexpr):
+    """RESERVED slots of this program's share."""
+    level = tl.zeros([], tl.int32)
+    start = program * BLOCK
+    while start < slots:
+        i = start + tl.arange(0, BLOCK)
         state = tl.load(kind + i, mask=i < slots, other=255)
         level += tl.sum((state == RESERVED).to(tl.int32))
         start += programs * BLOCK
@@ -114,7 +147,7 @@ def narrow(keys, scratch, slots, prefix, program, programs, PASS: tl.constexpr, 
     while start < slots:
         i = start + tl.arange(0, BLOCK)
         key = tl.load(keys + i, mask=i < slots, other=0)
-        counts = tl.histogram(_digit(key, PASS), BINS, mask=(key > 0) & (_prefix(key, PASS) == prefix))
+        counts = tl.histogram(_digit(key, PASS), BINS, mask=(key > 0) & ((key >> (64 - 8 * PASS)) == prefix))
         tl.atomic_add(scratch + HISTOGRAMS + PASS * BINS + bins, counts, mask=counts > 0, sem="relaxed")
         start += programs * BLOCK
 
@@ -129,13 +162,25 @@ def choose(scratch, prefix, wanted, PASS: tl.constexpr):
     wanted = tl.minimum(wanted, tl.max(at_least))
     digit = tl.maximum(tl.sum((at_least >= wanted).to(tl.int32)) - 1, 0)
     wanted -= tl.sum(tl.where(bins > digit, counts, 0))
-    if PASS == 5:
-        return (prefix << 8) | digit, wanted
-    return (prefix << 11) | digit, wanted
+    return (prefix << 8) | digit, wanted
 
 
 @triton.jit
-def reserve_chosen(keys, kind, ring, in_ring, ring_tail, ties, slots, least, wanted, program, programs, BLOCK: tl.constexpr):
+def first_pass(scratch, wanted):
+    """`choose` of pass 0, before which there is no prefix."""
+    return choose(scratch, tl.zeros([], tl.int64), wanted, 0)
+
+
+@triton.jit
+def clear_histograms(scratch):
+    """Leave the histograms as every launch expects them."""
+    tl.store(scratch + HISTOGRAMS + tl.arange(0, BINS * PASSES), 0)
+
+
+@triton.jit
+def reserve_chosen(
+    keys, kind, ring, in_ring, ring_tail, ties, slots, least, wanted, program, programs, BLOCK: tl.constexpr
+):
     """Reserve this program's share of the keys above `least`, and `wanted` of all that equal it; return how many."""
     done = tl.zeros([], tl.int32)
     start = program * BLOCK

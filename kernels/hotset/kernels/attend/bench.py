@@ -21,9 +21,7 @@ def run() -> list[Row]:
     return [_case(*shape, batch) for shape in SHAPES for batch in BATCHES]
 
 
-def _case(
-    name: str, heads: int, kv_heads: int, dim: int, value_dim: int | None, page: int, k: int, batch: int
-) -> Row:
+def _case(name: str, heads: int, kv_heads: int, dim: int, value_dim: int | None, page: int, k: int, batch: int) -> Row:
     parts = 2 if value_dim is None else 1
     row_bytes = parts * page * dim * 2
     need = batch * kv_heads * k

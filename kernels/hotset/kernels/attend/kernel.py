@@ -9,12 +9,14 @@ import math
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from hotset.kernels.attend.reference import Parts
-from hotset.kernels.dispatch import next_power_of_two
+from hotset.kernels.dispatch import dependent_launch, next_power_of_two
 
-# Tokens of one run. Fixed, so that the order of the sum depends on neither the batch nor the residency.
-RUN = 128
+# Tokens of one run, of keys and values and of latent rows (many heads share one, so a part of a run is large).
+# Fixed, so that the order of the sum depends on neither the batch nor the residency.
+RUN, LATENT_RUN = 128, 256
 # A run's rows are read in blocks of at most this many bytes of keys.
 BLOCK_BYTES = 32768
 
@@ -43,6 +45,7 @@ def _parts(
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
     RUNS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     lane = tl.program_id(0).to(tl.int64)
     run = tl.program_id(2)
@@ -58,7 +61,7 @@ def _parts(
     best = tl.full([HEADS], float("-inf"), tl.float32)
     norm = tl.zeros([HEADS], tl.float32)
     acc = tl.zeros([HEADS, MAIN], tl.float32)
-    for block in tl.static_range(BLOCKS):
+    for block in range(BLOCKS):
         token = (run * BLOCKS + block) * BLOCK + tl.arange(0, BLOCK)
         page = token // PAGE
         offset = token % PAGE
@@ -81,6 +84,8 @@ def _parts(
         norm = norm * keep + tl.sum(weight, 1)
         acc = acc * keep[:, None] + tl.dot(weight.to(values.dtype), values, input_precision="ieee")
         best = peak
+    if EARLY:
+        gdc_launch_dependents()
     part = head * RUNS + run
     tl.store(top + part, best, mask=h < GROUP)
     tl.store(total + part, norm, mask=h < GROUP)
@@ -98,7 +103,10 @@ def _combine(
     VALUE: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    if EARLY:
+        gdc_wait()
     head = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     c = tl.arange(0, PARTS)
@@ -131,10 +139,11 @@ def parts(
     page, group = slots.shape[2], heads // kv_heads
     latent = slots.shape[1] == 1
     main = max(16, next_power_of_two(value_dim))
-    block = max(16, min(RUN, BLOCK_BYTES // (main * query.element_size())))
-    runs = max(1, triton.cdiv(k * page, RUN))
+    run = LATENT_RUN if latent else RUN
+    block = max(16, min(run, BLOCK_BYTES // (main * query.element_size())))
+    runs = max(1, triton.cdiv(k * page, run))
     # Accumulators of a block of heads must fit the registers of a program.
-    head_block = min(max(16, 8192 // main), max(16, next_power_of_two(group)))
+    head_block = min(64, max(16, next_power_of_two(group)))
     shape = (batch, heads, runs)
     top = torch.empty(shape, dtype=torch.float32, device=query.device)
     total = torch.empty_like(top)
@@ -143,7 +152,8 @@ def parts(
         query, slots, slot_ids, valid, top, total, weighted, scale / math.log(2), slots.stride(0),
         KV_HEADS=kv_heads, GROUP=group, HEADS=head_block, K=k, PAGE=page, DIM=dim, VALUE=value_dim, MAIN=main,
         REST=max(16, next_power_of_two(dim - value_dim)) if dim > value_dim else 0,
-        LATENT=latent, BLOCK=block, BLOCKS=RUN // block, RUNS=runs, num_warps=8 if main > 128 else 4,
+        LATENT=latent, BLOCK=block, BLOCKS=run // block, RUNS=runs, EARLY=dependent_launch(query),
+        num_warps=8 if main > 128 else 4,
     )  # fmt: skip
     return top, total, weighted
 
@@ -156,9 +166,11 @@ def combine(partials: list[Parts], dtype: torch.dtype) -> torch.Tensor:
     batch, heads, count, value_dim = weighted.shape
     out = torch.empty(batch, heads, value_dim, dtype=dtype, device=top.device)
     padded = next_power_of_two(count)
+    early = len(partials) == 1 and dependent_launch(out)
     block = min(128, next_power_of_two(value_dim))
     _combine[(batch * heads, triton.cdiv(value_dim, block))](
         top, total, weighted, out,
-        C=count, PARTS=padded, VALUE=value_dim, BLOCK=block, STEP=min(16, padded), num_warps=4,
+        C=count, PARTS=padded, VALUE=value_dim, BLOCK=block, STEP=min(16, padded), EARLY=early, num_warps=4,
+        **({"launch_pdl": True} if early else {}),
     )  # fmt: skip
     return out

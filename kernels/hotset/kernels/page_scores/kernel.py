@@ -47,7 +47,8 @@ def _bounds_dot(
         first = (b * KV_HEADS + head) * GROUP
         for g in range(GROUP):
             q = tl.load(query + (first + g) * DIM + d, mask=d < DIM, other=0.0).to(tl.float32)
-            upper = tl.sum(tl.maximum(q[None, :] * low, q[None, :] * high), 1) * scale
+            # max(q*low, q*high) is q*high where q is positive and q*low where it is negative.
+            upper = tl.sum(tl.maximum(q, 0.0)[None, :] * high + tl.minimum(q, 0.0)[None, :] * low, 1) * scale
             tl.store(raw + (first + g) * max_pages + j, upper, mask=j < count)
 
 

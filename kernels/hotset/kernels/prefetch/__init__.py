@@ -1,3 +1,51 @@
-from hotset.kernels.prefetch.reference import REASONS, begin_prefetch, commit_prefetch
+"""prefetch: reserve slots for pages in flight, and make them visible at a safe point."""
+
+from __future__ import annotations
+
+import torch
+
+from hotset.kernels.dispatch import require, require_tensor, use_kernel
+from hotset.kernels.prefetch import reference
+from hotset.kernels.prefetch.reference import REASONS
+from hotset.kernels.state import ResidencyState
 
 __all__ = ["REASONS", "begin_prefetch", "commit_prefetch"]
+
+
+def begin_prefetch(
+    state: ResidencyState, pages: torch.Tensor, generations: torch.Tensor, *, keep: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Start bringing in `pages` ([n] int32 physical, best first; `generations` [n] int64), leaving `keep` reserved.
+
+    Returns (pages [m] int32, slots [m] int32, counts [1 + len(REASONS)] int64: begun, then rejected by the
+    first reason that holds). The slots are FILLING and invisible until commit_prefetch. On CUDA, where nothing
+    may wait for the device, m is n, and what lies behind counts[0] is -1. Call it at a safe point only.
+    Raises ValueError on arguments that do not fit.
+    """
+    require_tensor("pages", pages, (None,), torch.int32, like=state.slot_of)
+    require_tensor("generations", generations, tuple(pages.shape), torch.int64, like=pages)
+    require(keep >= 0, f"keep must not be negative, but is {keep}")
+    if use_kernel(pages) and pages.numel():
+        from hotset.kernels.prefetch import kernel
+
+        return kernel.begin(state, pages, generations, keep)
+    return reference.begin_prefetch(state, pages, generations, keep=keep)
+
+
+def commit_prefetch(
+    state: ResidencyState, pages: torch.Tensor, slots: torch.Tensor, generations: torch.Tensor
+) -> torch.Tensor:
+    """End the flight of `slots` ([m] int32), whose copies have arrived; return which became visible, [m] bool.
+
+    `pages` [m] int32 and `generations` [m] int64 as when the flight began. A page that was loaded on demand
+    meanwhile, or whose group was freed, is dropped and its slot is FREE. On CUDA entries of -1 are skipped.
+    Raises ValueError on arguments that do not fit.
+    """
+    require_tensor("pages", pages, (None,), torch.int32, torch.int64, like=state.slot_of)
+    require_tensor("slots", slots, tuple(pages.shape), torch.int32, torch.int64, like=pages)
+    require_tensor("generations", generations, tuple(pages.shape), torch.int64, like=pages)
+    if use_kernel(pages) and pages.numel():
+        from hotset.kernels.prefetch import kernel
+
+        return kernel.commit(state, pages, slots, generations)
+    return reference.commit_prefetch(state, pages, slots, generations)

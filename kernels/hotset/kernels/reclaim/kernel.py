@@ -11,11 +11,12 @@ import triton.language as tl
 from hotset.kernels.dispatch import interpreted
 from hotset.kernels.state import ResidencyState
 from hotset.kernels.victims import (
-    BINS,
-    HISTOGRAMS,
     PASSES,
     arrive,
     choose,
+    clear_histograms,
+    count_reserved,
+    first_pass,
     narrow,
     rank_slots,
     reserve_chosen,
@@ -25,11 +26,11 @@ from hotset.kernels.victims import (
 PROGRAMS = 64
 BLOCK = 2048
 # Apart from those of resolve, which may run on another stream only before or after, never beside this.
-ARRIVED = tl.constexpr(16)
-LEFT = tl.constexpr(17)
-LEVEL = tl.constexpr(18)
-TIES = tl.constexpr(19)
-DONE = tl.constexpr(20)
+ARRIVED = tl.constexpr(32)
+LEFT = tl.constexpr(33)
+LEVEL = tl.constexpr(34)
+TIES = tl.constexpr(35)
+DONE = tl.constexpr(36)
 
 
 @triton.jit(do_not_specialize=["slots", "low", "high"])
@@ -41,28 +42,51 @@ def _reclaim(
     program, programs = tl.program_id(0), tl.num_programs(0)
     tick = tl.load(tick_at)
     step_tick = tl.load(step_tick_at)
-    level = rank_slots(slots, page_of, kind, last_used, value, value_until, ema, tick, step_tick, ticks_per_step, keys, scratch, program, programs, LRU, False, BLOCK)
+    level = count_reserved(kind, slots, program, programs, BLOCK)
     tl.atomic_add(scratch + LEVEL, level, sem="relaxed")
     arrive(scratch + ARRIVED)
     wait(scratch + ARRIVED, programs)
     level = tl.load(scratch + LEVEL, volatile=True)
     wanted = high - level
-    if (level < low) & (wanted > 0):
-        least = tl.zeros([], tl.int64)
-        for step in tl.static_range(PASSES):
-            if step > 0:
-                narrow(keys, scratch, slots, least, program, programs, step, BLOCK)
-                arrive(scratch + ARRIVED)
-                wait(scratch + ARRIVED, programs * (step + 1))
+    works = (level < low) & (wanted > 0)
+    if works:
+        rank_slots(
+            slots,
+            page_of,
+            kind,
+            last_used,
+            value,
+            value_until,
+            ema,
+            tick,
+            step_tick,
+            ticks_per_step,
+            keys,
+            scratch,
+            program,
+            programs,
+            LRU,
+            False,
+            BLOCK,
+        )
+        arrive(scratch + ARRIVED)
+        wait(scratch + ARRIVED, 2 * programs)
+        least, wanted = first_pass(scratch, wanted)
+        for step in tl.static_range(1, PASSES):
+            narrow(keys, scratch, slots, least, program, programs, step, BLOCK)
+            arrive(scratch + ARRIVED)
+            wait(scratch + ARRIVED, programs * (step + 2))
             least, wanted = choose(scratch, least, wanted, step)
-        done = reserve_chosen(keys, kind, ring, in_ring, ring_tail, scratch + TIES, slots, least, wanted, program, programs, BLOCK)
+        done = reserve_chosen(
+            keys, kind, ring, in_ring, ring_tail, scratch + TIES, slots, least, wanted, program, programs, BLOCK
+        )
         tl.atomic_add(scratch + DONE, done, sem="relaxed")
     if arrive(scratch + LEFT) == programs - 1:
         tl.store(reserved, tl.load(scratch + DONE, volatile=True))
         tl.debug_barrier()
         tl.store(scratch + ARRIVED + tl.arange(0, 8), 0)
-        for step in tl.static_range(PASSES):
-            tl.store(scratch + HISTOGRAMS + step * BINS + tl.arange(0, BINS), 0)
+        if works:
+            clear_histograms(scratch)
 
 
 def launch(state: ResidencyState, low: int, high: int, policy: str) -> torch.Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from hotset.kernels.measure import Row, graph_us
@@ -70,7 +68,9 @@ class _Scene:
     """`batch` requests that each ask for `top_k` rows, of which `misses` are not among the `hot` resident ones."""
 
     def __init__(self, batch: int, top_k: int, hot: int, misses: int, context: int, row: int) -> None:
-        self.state = ResidencyState.create(slots=batch * hot, groups=batch * context, layers=1, kv_heads=1, device="cuda")
+        self.state = ResidencyState.create(
+            slots=batch * hot, groups=batch * context, layers=1, kv_heads=1, device="cuda"
+        )
         own = torch.arange(batch, device="cuda")[:, None] * context
         order = torch.stack([torch.randperm(context, device="cuda") for _ in range(batch)])
         resident, absent = order[:, :hot] + own, order[:, hot:] + own
@@ -98,7 +98,17 @@ class _Scene:
         self.state.last_used.random_(0, 7)
 
     def restore(self, _: int) -> None:
-        names = ("slot_of", "page_of", "state", "last_used", "in_ring", "ring", "ring_head", "ring_tail", "evicted_count")
+        names = (
+            "slot_of",
+            "page_of",
+            "state",
+            "last_used",
+            "in_ring",
+            "ring",
+            "ring_head",
+            "ring_tail",
+            "evicted_count",
+        )
         torch._foreach_copy_([getattr(self.state, n) for n in names], [getattr(self.saved, n) for n in names])
 
     def resolve(self, _: int) -> Resolved:

@@ -9,7 +9,7 @@ from hotset.kernels.swap_in import reference
 
 __all__ = ["SMS", "rows_of", "swap_in"]
 
-SMS = 16
+SMS = 8
 """Streaming multiprocessors that a copy may hold; fewer leave more to what runs beside it."""
 
 

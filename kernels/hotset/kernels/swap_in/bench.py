@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from hotset.kernels.attend import attend
-from hotset.kernels.measure import Row, graph_us
+from hotset.kernels.measure import Row, event_pair, graph_us
 from hotset.kernels.swap_in import swap_in
 
 POOL_BYTES = 1 << 29
@@ -91,7 +91,7 @@ def _engine() -> Callable[[], object]:
 
 def _time(kernel: Callable[[], object], copy: Callable[[], object] | None) -> float:
     """Median microseconds of the kernel, while copies of 5 ms each follow one another on another stream."""
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     for _ in range(5):
         kernel()
     if copy is not None:
@@ -103,13 +103,13 @@ def _time(kernel: Callable[[], object], copy: Callable[[], object] | None) -> fl
                 copy()
     times = []
     for _ in range(20):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = event_pair()
         begin.record()
         kernel()
         end.record()
         times.append((begin, end))
     times[-1][1].synchronize()
     if copy is not None and side.query():
-        raise RuntimeError("the copies ended before the kernel did; the figure would be of a kernel alone")
+        raise RuntimeError(f"the copies ended before the kernel did: {[b.elapsed_time(e) for b, e in times]}")
     torch.cuda.synchronize()
-    return statistics.median(b.elapsed_time(e) * 1000 for b, e in times)
+    return statistics.median(float(b.elapsed_time(e)) * 1000 for b, e in times)

@@ -12,6 +12,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
+
+from hotset.kernels.dispatch import dependent_launch
 
 THREADS = 1024
 
@@ -29,7 +32,11 @@ def _swap_in(
     WIDE: tl.constexpr,
     TILE: tl.constexpr,
     MAPPED: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    if EARLY:
+        # Launched while the op that writes the list still runs.
+        gdc_wait()
     # ROW in elements of src; a word is WIDE elements, read and written by one thread at once.
     words_a_row: tl.constexpr = ROW // WIDE
     rows = tl.minimum(tl.load(count), capacity)
@@ -65,8 +72,10 @@ def launch(
     row = src.shape[1]
     aligned = (row | src.data_ptr() | dst.data_ptr()) % 16 == 0
     element, wide = (torch.int64, 2) if aligned else (torch.int32, 1)
+    early = dependent_launch(src_index)
     _swap_in[(sms,)](
         src.view(element), dst.view(element), src_index, dst_index, count,
         src_index if frame_of is None else frame_of, src_index.numel(),
-        ROW=row // element.itemsize, WIDE=wide, TILE=THREADS, MAPPED=frame_of is not None, num_warps=THREADS // 32,
+        ROW=row // element.itemsize, WIDE=wide, TILE=THREADS, MAPPED=frame_of is not None, EARLY=early,
+        num_warps=THREADS // 32, **({"launch_pdl": True} if early else {}),
     )  # fmt: skip

@@ -1,0 +1,161 @@
+# ruff: noqa: N803 - compile-time parameters are upper case, as everywhere in Triton
+# mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator"
+"""Triton kernels of prefetch. begin is one program, since entries are taken in order; it runs at safe points only.
+
+While it runs, slot_of of a page in flight is IN_FLIGHT and that of an entry's page is FIRST + the entry's
+number, least entry first: so repeated pages and pages in flight are found without a search.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from hotset.kernels.state import FILLING as _FILLING
+from hotset.kernels.state import ResidencyState
+from hotset.kernels.victims import FREE, LIVE, NEVER, RESERVED, count_reserved
+
+FILLING = tl.constexpr(_FILLING)
+IN_FLIGHT = tl.constexpr(-3)
+FIRST = tl.constexpr(-(1 << 30))
+BLOCK = 1024
+
+
+@triton.jit
+def _mark_in_flight(slot_of, page_of, kind, slots, OLD: tl.constexpr, NEW: tl.constexpr, BLOCK: tl.constexpr):
+    """Set slot_of of the pages of FILLING slots from OLD to NEW."""
+    start = 0
+    while start < slots:
+        s = start + tl.arange(0, BLOCK)
+        filling = tl.load(kind + s, mask=s < slots, other=255) == FILLING
+        page = tl.load(page_of + s, mask=filling, other=0)
+        now = tl.load(slot_of + page, mask=filling, other=0)
+        tl.store(slot_of + page, NEW, mask=filling & (now == OLD))
+        start += BLOCK
+
+
+@triton.jit(do_not_specialize=["total", "slots", "groups", "lanes", "keep"])
+def _begin(
+    pages, generations, out_pages, out_slots, counts, slot_of, page_of, kind, prefetched, generation,
+    ring, in_ring, ring_head, ring_tail, evicted, evicted_count,
+    total, slots, groups, lanes, keep,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    room = tl.maximum(count_reserved(kind, slots, 0, 1, BLOCK) - keep, 0)
+    _mark_in_flight(slot_of, page_of, kind, slots, -1, IN_FLIGHT, BLOCK)
+    tl.debug_barrier()
+    begun = tl.zeros([], tl.int32)
+    start = 0
+    while start < total:
+        n = start + tl.arange(0, BLOCK)
+        there = n < total
+        page = tl.load(pages + n, mask=there, other=-1)
+        inside = (page >= 0) & (page < groups * lanes)
+        current = tl.load(generation + page // lanes, mask=inside, other=-1).to(tl.int64)
+        fresh = current == tl.load(generations + n, mask=there, other=-2)
+        slot = tl.load(slot_of + page, mask=inside, other=0)
+        wanted = there & inside & fresh & (slot == -1)
+        tl.debug_barrier()
+        tl.atomic_min(slot_of + page, FIRST + n, mask=wanted, sem="relaxed")
+        tl.debug_barrier()
+        wanted = wanted & (tl.load(slot_of + page, mask=wanted, other=0, volatile=True) == FIRST + n)
+        rank = begun + tl.cumsum(wanted.to(tl.int32), 0) - 1
+        good = wanted & (rank < room)
+        tl.store(out_pages + rank, page, mask=good)
+        # The first reason that holds, in the order of REASONS; 0 is none.
+        reason = tl.where(good, 0, tl.where(wanted, 5, 4))
+        reason = tl.where(slot >= 0, 3, reason)
+        reason = tl.where(fresh, reason, 2)
+        reason = tl.where(inside, reason, 1)
+        for code in tl.static_range(6):
+            tl.atomic_add(counts + code, tl.sum((there & (reason == code)).to(tl.int64)), sem="relaxed")
+        begun += tl.sum(good.to(tl.int32))
+        start += BLOCK
+    tl.debug_barrier()
+    start = 0
+    while start < total:
+        n = start + tl.arange(0, BLOCK)
+        page = tl.load(pages + n, mask=n < total, other=-1)
+        inside = (page >= 0) & (page < groups * lanes)
+        slot = tl.load(slot_of + page, mask=inside, other=0)
+        tl.store(slot_of + page, -1, mask=inside & (slot < IN_FLIGHT))
+        start += BLOCK
+    _mark_in_flight(slot_of, page_of, kind, slots, IN_FLIGHT, -1, BLOCK)
+    tl.debug_barrier()
+    head = tl.load(ring_head)
+    tail = tl.load(ring_tail)
+    lost_before = tl.load(evicted_count)
+    popped = tl.zeros([], tl.int32)
+    taken = tl.zeros([], tl.int32)
+    while (taken < begun) & (head + popped < tail):
+        where = head + popped + tl.arange(0, BLOCK)
+        entry = tl.load(ring + where % slots, mask=where < tail, other=0)
+        good = (where < tail) & (tl.load(kind + entry, mask=where < tail, other=0) == RESERVED)
+        rank = taken + tl.cumsum(good.to(tl.int32), 0) - good.to(tl.int32)
+        passed = (where < tail) & (rank < begun)
+        tl.store(in_ring + entry, 0, mask=passed)
+        put = good & passed
+        old = tl.load(page_of + entry, mask=put, other=-1)
+        lost = old >= 0
+        at = lost_before + tl.cumsum(lost.to(tl.int32), 0) - 1
+        tl.store(evicted + at, old, mask=lost & (at < slots))
+        tl.store(slot_of + old, -1, mask=lost)
+        tl.store(page_of + entry, tl.load(out_pages + rank, mask=put, other=-1), mask=put)
+        tl.store(kind + entry, FILLING, mask=put)
+        tl.store(prefetched + entry, 0, mask=put)
+        tl.store(out_slots + rank, entry, mask=put)
+        lost_before += tl.sum(lost.to(tl.int32))
+        taken += tl.sum(put.to(tl.int32))
+        popped += tl.sum(passed.to(tl.int32))
+    tl.store(ring_head, head + popped)
+    tl.store(evicted_count, lost_before)
+
+
+@triton.jit(do_not_specialize=["total", "lanes"])
+def _commit(
+    pages, slots, generations, visible, slot_of, page_of, kind, prefetched, last_used, value_until, generation, tick_at,
+    total, lanes,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    page = tl.load(pages + n, mask=n < total, other=-1).to(tl.int32)
+    slot = tl.load(slots + n, mask=n < total, other=-1).to(tl.int32)
+    there = (page >= 0) & (slot >= 0)
+    current = tl.load(generation + page // lanes, mask=there, other=-1).to(tl.int64)
+    fresh = current == tl.load(generations + n, mask=there, other=-2)
+    wanted = there & fresh & (tl.load(slot_of + page, mask=there, other=0) < 0)
+    tick = tl.load(tick_at)
+    tl.store(slot_of + page, slot, mask=wanted)
+    tl.store(kind + slot, tl.where(wanted, LIVE, FREE), mask=there)
+    tl.store(prefetched + slot, 1, mask=wanted)
+    tl.store(last_used + slot, tick, mask=wanted)
+    tl.store(value_until + slot, NEVER, mask=wanted)
+    tl.store(page_of + slot, -1, mask=there & ~wanted)
+    tl.store(visible + n, wanted, mask=n < total)
+
+
+def begin(
+    state: ResidencyState, pages: torch.Tensor, generations: torch.Tensor, keep: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Arguments as checked by the public function."""
+    begun, slots = torch.full_like(pages, -1), torch.full_like(pages, -1)
+    counts = torch.zeros(6, dtype=torch.int64, device=pages.device)
+    _begin[(1,)](
+        pages, generations, begun, slots, counts, state.slot_of, state.page_of, state.state,
+        state.prefetched.view(torch.uint8), state.generation, state.ring, state.in_ring.view(torch.uint8),
+        state.ring_head, state.ring_tail, state.evicted, state.evicted_count,
+        pages.numel(), state.slots, state.generation.numel(), state.lanes, keep, BLOCK=BLOCK, num_warps=8,
+    )  # fmt: skip
+    return begun, slots, counts
+
+
+def commit(state: ResidencyState, pages: torch.Tensor, slots: torch.Tensor, generations: torch.Tensor) -> torch.Tensor:
+    """Arguments as checked by the public function."""
+    visible = torch.empty(pages.shape, dtype=torch.bool, device=pages.device)
+    _commit[(triton.cdiv(pages.numel(), BLOCK),)](
+        pages, slots, generations, visible.view(torch.uint8), state.slot_of, state.page_of, state.state,
+        state.prefetched.view(torch.uint8), state.last_used, state.value_until, state.generation, state.tick,
+        pages.numel(), state.lanes, BLOCK=BLOCK, num_warps=4,
+    )  # fmt: skip
+    return visible
