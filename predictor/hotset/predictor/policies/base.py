@@ -102,10 +102,11 @@ class StepView(NamedTuple):
 
 
 class Prefetch(NamedTuple):
-    """Pages to bring in before the demand of a step; resident ones are skipped.
+    """Pages to bring in before the demand of a step.
 
-    A candidate takes a free slot, or that of the worst page whose value is larger than its own; so a budget or
-    threshold is the policy's to apply, by leaving pages out.
+    A page that is resident already is not moved; it takes the value given (NaN: keeps its own), so that a page
+    expected soon does not go for another one. Any other takes a free slot, or that of the worst page whose value is
+    larger than its own; a budget or threshold is the policy's to apply, by leaving pages out.
     """
 
     pages: Int32

@@ -25,14 +25,16 @@ class _Stream(NamedTuple):
     """[G]"""
     cold: Bool
     """[G] first step of its sequence"""
+    number: int = 0
+    """of the pool; the same however sequences are grouped"""
 
 
 def run_listed(batch: Batch, policy: ListPolicy, slots_per_lane: int, *, shared: bool, seed: int) -> Counts:
     """Replay a list policy; with lane pools, each lane runs alone with a seed of its own."""
     total = Counts.zeros(batch.epochs, batch.meta.layers)
     streams = [_shared_stream(batch, slots_per_lane)] if shared else _lane_streams(batch, slots_per_lane)
-    for number, stream in enumerate(streams):
-        missed = policy.run(stream.demand, stream.capacity, stream.key_count, seed + number)
+    for stream in streams:
+        missed = policy.run(stream.demand, stream.capacity, stream.key_count, seed + stream.number)
         _count(total, stream, missed)
     return total
 
@@ -49,7 +51,8 @@ def _lane_streams(batch: Batch, slots: int) -> Iterator[_Stream]:
                 _offsets(np.count_nonzero(chosen, axis=1)),
                 (member.clock.epochs + 1).astype(np.int32),
             )
-            yield _Stream(demand, slots, trace.page_count, member.clock.epochs, layers, cold)
+            number = trace.sequence * member.lanes + lane
+            yield _Stream(demand, slots, trace.page_count, member.clock.epochs, layers, cold, number)
 
 
 def _shared_stream(batch: Batch, slots: int) -> _Stream:

@@ -100,7 +100,14 @@ def prefetch_step(pools: Pools, stamp: int, order: Int64, pages: Int32, values: 
 
 @njit(cache=True)
 def prefetch(pools: Pools, stamp: int, lane: int, pages: Int32, values: Float64) -> int:
-    """Bring in pages [r] of a lane, best first, where a worse page or a free slot is; returns how many."""
+    """Bring in pages [r] of a lane, best first, where a worse page or a free slot is; returns how many.
+
+    Those that are resident take the new value first, so that none of the list evicts another for an old value.
+    """
+    for i in range(len(pages)):
+        if pages[i] >= 0 and pools.slot_of[lane, pages[i]] >= 0 and not np.isnan(values[i]):
+            pools.value[lane, pages[i]] = values[i]
+    _update(pools, lane, stamp)
     moved = 0
     for i in range(len(pages)):
         page = pages[i]
