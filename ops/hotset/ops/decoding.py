@@ -14,13 +14,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from hotset.ops.lanes import LaneFilm
+from hotset.protos.discovery import write_atomically
 from hotset.protos.errors import ConfigError
 from hotset.runtime.config import RuntimeConfig
-from hotset.runtime.decoder import Decoder, Generation
+from hotset.runtime.decoder import Decoder, Generation, PromptKV
 from hotset.runtime.huggingface import load_model
 from hotset.runtime.sampling import Sampling
 
-STEPS_FILE, RESULT_FILE = "steps.jsonl", "decode.json"
+STEPS_FILE, RESULT_FILE, PROGRESS_FILE = "steps.jsonl", "decode.json", "progress.json"
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,20 @@ def run(job: Job, console: Console) -> dict[str, Any]:
     """Decode all prompts as one batch; returns what RESULT_FILE holds."""
     import torch
 
+    if job.out:
+        job.out.mkdir(parents=True, exist_ok=True)
     if job.threads:
         torch.set_num_threads(job.threads)
     with console.status(f"loading {job.model.name}"):
         model, tokenizer = load_model(job.model, torch.float32)
     prompts = [encode(tokenizer, text, job.context) for text in job.prompts]
     with stopping() as stopped:
-        first = _decode(job, model, tokenizer, prompts, job.config, console, stopped, log=job.out)
+        kept = [PromptKV() for _ in prompts] if job.check else None
+        first = _decode(job, model, tokenizer, prompts, job.config, console, stopped, log=job.out, keep=kept)
     result = {"model": job.model.stem, **first}
     if job.check:
-        result["tokens_identical_to_untiered"] = _matches_untiered(job, model, tokenizer, prompts, first, console)
+        same = _matches_untiered(job, model, tokenizer, prompts, first, console, kept or [])
+        result["tokens_identical_to_untiered"] = same
     if job.out:
         (job.out / RESULT_FILE).write_text(json.dumps(result, indent=1))
     return result
@@ -88,6 +94,8 @@ def _decode(
     *,
     log: Path | None = None,
     limits: list[int] | None = None,
+    keep: list[PromptKV] | None = None,
+    given: list[PromptKV] | None = None,
 ) -> dict[str, Any]:
     limits = limits or [job.max_new_tokens] * len(prompts)
     total = sum(map(len, prompts)) + sum(limits)
@@ -97,12 +105,12 @@ def _decode(
     try:
         if job.listen:
             _listen(decoder, config)
-        with bars(console) as bar:
-            generations = list(_prefill(decoder, prompts, limits, job.sampling, bar, stopped))
+        with bars(console, log=job.out, prefix="" if log else "check: ") as bar:
+            generations = list(_prefill(decoder, prompts, limits, job.sampling, bar, stopped, keep, given))
             _steps(decoder, max(limits), bar, stopped, log)
     finally:
         decoder.close()
-    moved = asdict(decoder.kv.manager.moved)
+    moved = {**vars(decoder.kv.manager.moved)}
     return {
         "geometry": decoder.kv.geometry.model_dump(),
         "steps": decoder.epoch,
@@ -129,6 +137,8 @@ def _prefill(
     sampling: Sampling,
     bar: Callable[[str, int, int], None],
     stopped: threading.Event,
+    keep: list[PromptKV] | None,
+    given: list[PromptKV] | None,
 ) -> Iterator[Generation]:
     done, total = 0, sum(map(len, prompts))
 
@@ -141,22 +151,31 @@ def _prefill(
 
     for i, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
         own = Sampling(sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed + i)
-        yield decoder.open(prompt, max_new_tokens=limit, sampling=own, progress=progress)
+        yield decoder.open(
+            prompt,
+            max_new_tokens=limit,
+            sampling=own,
+            progress=progress,
+            keep=keep[i] if keep else None,
+            given=given[i] if given else None,
+        )
 
 
 def _steps(
     decoder: Decoder, total: int, bar: Callable[[str, int, int], None], stopped: threading.Event, log: Path | None
 ) -> None:
-    if log is not None:
-        log.mkdir(parents=True, exist_ok=True)
+    film = LaneFilm(decoder) if log else None
     with (log / STEPS_FILE).open("w") if log else _nowhere() as file:
         for report in decoder.run():
             bar("decode", report.epoch + 1, total - 1)
-            if file is not None:
+            if film is not None and file is not None:
+                film.record()
                 file.write(json.dumps(asdict(report)) + "\n")
                 file.flush()
             if stopped.is_set():
                 break
+    if film is not None and log is not None:
+        film.save(log)
 
 
 @contextmanager
@@ -165,15 +184,24 @@ def _nowhere() -> Iterator[None]:
 
 
 def _matches_untiered(
-    job: Job, model: Any, tokenizer: Any, prompts: list[list[int]], first: dict[str, Any], console: Console
+    job: Job,
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    first: dict[str, Any],
+    console: Console,
+    kept: list[PromptKV],
 ) -> bool:
-    """Decode again with every page resident and nobody attached; whether all tokens are the same."""
+    """Decode again with every page resident and nobody attached; whether all tokens are the same.
+
+    The prompts' K and V are those that the model made in the first run, kept outside all tiers.
+    """
     console.print("decoding once more with everything in fast memory, to compare token for token")
     options = {k: v for k, v in job.config.items() if k not in ("hbm_fraction", "hbm_pages", "host_pages", "disk_dir")}
     alone = Job(**{**job.__dict__, "listen": False, "check": False})
     limits = [len(s["tokens"]) for s in first["sequences"]]
     again = _decode(alone, model, tokenizer, prompts, {**options, "hbm_fraction": 1.0}, console, threading.Event(),
-                    limits=limits)  # fmt: skip
+                    limits=limits, given=kept)  # fmt: skip
     return [s["tokens"] for s in again["sequences"]] == [s["tokens"] for s in first["sequences"]]
 
 
@@ -210,15 +238,19 @@ def stopping() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars, one a name: call with (name, done, total)."""
-    columns: Any = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+def bars(console: Console, *, log: Path | None = None, prefix: str = "") -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars, one a name: call with (name, done, total). With `log`, PROGRESS_FILE there tells the same."""
+    columns: Any = (TextColumn("{task.description:<15}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         tasks: dict[str, Any] = {}
 
         def show(name: str, done: int, total: int) -> None:
+            name = prefix + name
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=total)
             progress.update(tasks[name], completed=done, total=total)
+            if log is not None:
+                state = {task.description: [task.completed, task.total] for task in progress.tasks}
+                write_atomically(log / PROGRESS_FILE, json.dumps(state))
 
         yield show

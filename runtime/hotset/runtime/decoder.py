@@ -35,6 +35,17 @@ class Generation:
     finished: str = ""
 
 
+@dataclass
+class PromptKV:
+    """K and V of a prompt as the model made them, per chunk and layer, and the logits behind its last token.
+
+    Kept by `Decoder.open(keep=...)` outside all tiers; `Decoder.open(given=...)` takes them instead of a prefill.
+    """
+
+    chunks: list[list[tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=list)
+    logits: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+
 @dataclass(frozen=True)
 class StepReport:
     """What one decode step did; counts are pages of one lane."""
@@ -67,6 +78,7 @@ class Decoder:
         self.steering: Steering = Steering()
         self.running: list[Generation] = []
         self.epoch = 0
+        self.last_pass: DecodePass | None = None
         self._cache = TieredCache()
 
     @classmethod
@@ -85,8 +97,12 @@ class Decoder:
         max_new_tokens: int,
         sampling: Sampling | None = None,
         progress: Callable[[int], None] = lambda tokens: None,
+        keep: PromptKV | None = None,
+        given: PromptKV | None = None,
     ) -> Generation:
         """Prefill `prompt` (token ids) and start a sequence; `progress` is told tokens done, chunk by chunk.
+
+        `keep` collects the prompt's K and V; `given` holds those of the same prompt and saves its computation.
 
         Raises ConfigError for an empty prompt, CapacityError if no tier has room; nothing is kept then.
         """
@@ -95,7 +111,8 @@ class Decoder:
         sequence = self.kv.open(len(prompt))
         generation = Generation(sequence, prompt, max_new_tokens, Sampler(sampling or Sampling()))
         try:
-            generation.tokens.append(generation.sampler(self._prefill(sequence, prompt, progress)))
+            logits = self._prefill(sequence, prompt, progress, keep, given)
+            generation.tokens.append(generation.sampler(logits))
         except BaseException:
             self.kv.close(sequence)
             raise
@@ -128,7 +145,7 @@ class Decoder:
         self.kv.manager.begin_step()
         batch = self._begin_tokens()
         sequences = [g.sequence for g in batch]
-        done = DecodePass(self.kv, sequences, self.selector, self._safe_point)
+        self.last_pass = done = DecodePass(self.kv, sequences, self.selector, self._safe_point)
         logits = self._forward(
             done, [[g.tokens[-1]] for g in batch], [[s.length - 1] for s in sequences], max(s.length for s in sequences)
         )
@@ -142,7 +159,7 @@ class Decoder:
         if self.steering.attached:
             self.steering.publish(events.step_message(self.kv, done, sequences, self.epoch, self._stats(report)))
         else:
-            self.kv.forget_changes()
+            self.kv.forget_changes()  # whoever attaches later asks for a snapshot
         if self.steering.snapshot_wanted():
             self.steering.publish(events.snapshot(self.kv, self.epoch))
         self.epoch += 1
@@ -156,13 +173,28 @@ class Decoder:
         self.steering.close()
         self.kv.manager.close()
 
-    def _prefill(self, sequence: Sequence, prompt: list[int], progress: Callable[[int], None]) -> torch.Tensor:
+    def _prefill(
+        self,
+        sequence: Sequence,
+        prompt: list[int],
+        progress: Callable[[int], None],
+        keep: PromptKV | None,
+        given: PromptKV | None,
+    ) -> torch.Tensor:
         size = self.config.page_size
         chunk = -(-self.config.prefill_chunk // size) * size
-        for start in range(0, len(prompt), chunk):
+        for number, start in enumerate(range(0, len(prompt), chunk)):
             part = prompt[start : start + chunk]
-            done = PrefillPass(self.kv, sequence, len(part))
-            logits = self._forward(done, [part], [list(range(start, start + len(part)))], start)
+            done = PrefillPass(self.kv, sequence, len(part), keep=keep is not None)
+            if given is not None:
+                for layer, (keys, values) in enumerate(given.chunks[number]):
+                    done.append(layer, keys, values)
+                logits = given.logits
+            else:
+                logits = self._forward(done, [part], [list(range(start, start + len(part)))], start)
+            if keep is not None:
+                keep.chunks.append(done.kept)
+                keep.logits = logits
             progress(len(part))
         warm_pages(self.kv, sequence, done.last_queries, self.selector, done.scale)
         return logits[0]
@@ -230,9 +262,9 @@ class Decoder:
         return StepStats(
             step_us=int(report.seconds * 1e6),
             stall_us=int(report.stall_seconds * 1e6),
-            demand_pages=manager.moved.demand_pages,
-            prefetch_pages=manager.moved.prefetch_pages,
-            moved_bytes=self._counts()[3],
+            demand_pages=report.demand_misses,
+            prefetch_pages=report.moved_bytes // manager.page_bytes - report.demand_misses,
+            moved_bytes=report.moved_bytes,
             reserve=manager.reserve_level(),
             free=manager.free_slots(),
             steps_dropped=self.steering.steps_dropped(),

@@ -33,15 +33,19 @@ class Pass(Protocol):
 class PrefillPass:
     """A chunk of one prompt, starting at a page border. Full pages go straight to the host."""
 
-    def __init__(self, kv: PagedKV, sequence: Sequence, tokens: int) -> None:
+    def __init__(self, kv: PagedKV, sequence: Sequence, tokens: int, *, keep: bool = False) -> None:
         self.kv, self.tokens, self.start = kv, tokens, sequence.length
         kv.extend(sequence, tokens)
         self.groups = torch.tensor(sequence.groups)
         self.last_queries: list[torch.Tensor] = []
+        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._keep = keep
         self.scale = 1.0
 
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """See Pass.append."""
+        if self._keep:
+            self.kept.append((keys.clone(), values.clone()))
         size, (heads, tokens, dim) = self.kv.page_size, keys.shape[1:]
         full = tokens // size
         pages = self.kv.layer_pages(self.groups[self.start // size :], layer)
@@ -163,12 +167,12 @@ def warm_pages(kv: PagedKV, sequence: Sequence, queries: list[torch.Tensor], sel
     )
     share = kv.manager.state.slots // kv.config.max_sequences // kv.lanes
     count = max(kv.config.recent + 1, min(2 * kv.config.selected, share))
-    ranked = []
+    ranked = [torch.empty(0, dtype=torch.int64)]
     for layer, query in enumerate(queries):
         mass = selector.mass(batch, query, layer, scale)
         ids = select(mass, batch.pages, selected=count, candidates=count, recent=kv.config.recent)[0]
         groups = batch.groups[0, ids.clamp(min=0).long()].long()
         lane = layer * kv.shape.kv_heads + torch.arange(kv.shape.kv_heads)[:, None]
         ranked.append(torch.where(ids >= 0, groups * kv.lanes + lane, -1))
-    pages = torch.cat(ranked).flatten()
+    pages = torch.cat([r.flatten() for r in ranked])
     kv.manager.warm(pages[pages >= 0])
