@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from hotset.daemon.state import SequenceState
 from hotset.predictor.model import ReuseModel
+from hotset.protos.features import FEATURES
 
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
@@ -20,7 +21,8 @@ class HeuristicScorer:
 
     source: Literal["heuristic"] = "heuristic"
     version = ""
-    prefetch_below = float("inf")
+    prefetch_below = 9.0
+    """Recorded traces at B = 2k: from 10 on, prefetches by score average cost more misses than they save."""
 
     def values(self, sequence: SequenceState, lanes: Int32, pages: Int32) -> Float32:
         """See planner.Scorer."""
@@ -40,7 +42,9 @@ class LearnedScorer:
     @classmethod
     def load(cls, folder: Path) -> LearnedScorer:
         """Load and warm up a model folder. Raises ModelError if it is missing, damaged or for other features."""
-        return cls(ReuseModel.load(folder))
+        model = ReuseModel.load(folder)
+        model.predict(np.zeros((1, len(FEATURES)), np.float32))
+        return cls(model)
 
     def values(self, sequence: SequenceState, lanes: Int32, pages: Int32) -> Float32:
         """See planner.Scorer."""

@@ -14,6 +14,7 @@ from hotset.daemon.planner import Scorer
 from hotset.daemon.scorers import HeuristicScorer, LearnedScorer
 from hotset.daemon.session import Session
 from hotset.daemon.status import SessionStatus
+from hotset.daemon.warmup import warm_up
 from hotset.protos import discovery
 from hotset.protos.errors import HotsetError
 from hotset.protos.transport import ZmqClient
@@ -55,6 +56,7 @@ class Daemon:
         """Serve every decode process that appears. Logs of sessions are whole when this returns."""
         exporter = None if self.config.metrics_port is None else serve_metrics(self, self.config.metrics_port)
         try:
+            warm_up(self._scorer)
             logger.info("event=serving folder=%s logs=%s", self._folder, self.config.log_dir.absolute())
             while not self._stop.is_set() and not self._done():
                 self._watch()

@@ -129,9 +129,7 @@ class Sidecar:
         counters.moved_bytes += stats.moved_bytes
         counters.plans_applied = stats.plans_applied
         counters.entries_applied = stats.entries_applied
-        counters.entries_rejected.update(
-            {reason: count - counters.entries_rejected[reason] for reason, count in stats.entries_rejected.items()}
-        )
+        counters.entries_rejected = dict(stats.entries_rejected)
         status.epoch, status.sequences, status.reserve = message.epoch, len(message.sequences), stats.reserve
 
     def plan(self, step: Step, arrived: float) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import statistics
 import time
-from collections import Counter, deque
+from collections import deque
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class SessionCounters:
     log_dropped: int = 0
     trainings: int = 0
     swaps: int = 0
-    entries_rejected: Counter[str] = field(default_factory=Counter)
+    entries_rejected: dict[str, int] = field(default_factory=dict)
 
 
 class SessionStatus:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,13 +36,24 @@ Bool = npt.NDArray[np.bool_]
 NEVER = -1
 
 
+def repeat(sequences: Sequence[SequenceTrace], times: int) -> list[SequenceTrace]:
+    """The same sequences `times` over, one after the other, each time under new numbers."""
+    numbers = max(s.sequence for s in sequences) + 1
+    span = max(int(s.epochs[-1]) for s in sequences) + 1
+    return [
+        replace(s, sequence=s.sequence + turn * numbers, epochs=s.epochs + turn * span)
+        for turn in range(times)
+        for s in sequences
+    ]
+
+
 def geometry_of(meta: TraceMeta, sequences: Sequence[SequenceTrace], ratio: float) -> Geometry:
-    """The pool that `ratio` times a selection of every lane of all sequences makes."""
+    """The pool that `ratio` times a selection of every lane of all sequences that decode at once makes."""
     lanes = meta.layers * meta.kv_heads
     return Geometry(
         layers=meta.layers, kv_heads=meta.kv_heads, page_size=meta.page_size, selected=meta.selected,
         candidates=meta.candidates, page_bytes=meta.page_bytes,
-        slots=max(1, round(ratio * meta.selected)) * lanes * len(sequences),
+        slots=max(1, round(ratio * meta.selected)) * lanes * _at_once(sequences),
         groups=sum(_pages(s, meta.page_size) for s in sequences),
     )  # fmt: skip
 
@@ -77,6 +88,10 @@ class Pool:
         self.used[pages] = epoch
         self.until[pages] = NEVER
         self.prefetched[pages] = False
+
+    def drop(self, pages: slice) -> None:
+        """Empty the slots of a range of pages: their sequence is over."""
+        self.resident[pages] = self.prefetched[pages] = False
 
     def victims(self, epoch: int) -> int:
         """How many resident pages were not used at `epoch` or later."""
@@ -123,42 +138,49 @@ class TracePlayer:
         self._sequences = list(sequences)
         self._first_group = np.cumsum([0, *(_pages(s, meta.page_size) for s in sequences)]).astype(np.int32)
         self._groups = [_pages(s, meta.page_size, first=True) for s in sequences]
+        self._open: list[int] = []
         self._row = [0] * len(sequences)
         self._rejected: Counter[str] = Counter()
         self._moved: tuple[Int32, Int32] = (np.empty(0, np.int32), np.empty(0, np.int32))
-        for number, sequence in enumerate(sequences):
-            groups = self._table(number)
-            self._link.publish(
-                SequenceOpen(
-                    sequence=sequence.sequence, prompt_tokens=sequence.prompt_tokens, groups=groups,
-                    generations=np.zeros(len(groups), "<u4"),
-                )
-            )  # fmt: skip
 
     def step(self) -> bool:
         """Play the next epoch; False once the trace is over."""
-        coming = [s.epochs[row] for s, row in zip(self._sequences, self._row, strict=True) if row < len(s.epochs)]
+        coming = {i: int(s.epochs[self._row[i]]) for i, s in enumerate(self._sequences) if self._row[i] < len(s.epochs)}
         if not coming:
             return False
-        start, self.epoch = time.perf_counter(), int(min(coming))
+        start, self.epoch = time.perf_counter(), min(coming.values())
+        active = [i for i, epoch in coming.items() if epoch == self.epoch]
+        for i in active:
+            if i not in self._open:
+                self._begin(i)
         if self._link.snapshot_wanted():
             self._link.publish(self._snapshot())
         if (plan := self._link.take_plan()) is not None:
             self._apply(plan)
-        active = [
-            i for i, s in enumerate(self._sequences)
-            if self._row[i] < len(s.epochs) and s.epochs[self._row[i]] == self.epoch
-        ]  # fmt: skip
         self._publish(active, start)
         for i in active:
             self._row[i] += 1
+            if self._row[i] == len(self._sequences[i].epochs):
+                self._end(i)
         return True
 
-    def close(self) -> None:
-        """Announce that all sequences are over."""
-        for sequence in self._sequences:
-            tokens = int(sequence.lengths[-1])
-            self._link.publish(SequenceClose(sequence=sequence.sequence, tokens=tokens, reason="played"))
+    def _begin(self, number: int) -> None:
+        self._open.append(number)
+        groups, sequence = self._table(number), self._sequences[number]
+        self._link.publish(
+            SequenceOpen(
+                sequence=sequence.sequence, prompt_tokens=sequence.prompt_tokens, groups=groups,
+                generations=np.zeros(len(groups), "<u4"),
+            )
+        )  # fmt: skip
+
+    def _end(self, number: int) -> None:
+        self._open.remove(number)
+        first, lanes = int(self._first_group[number]), self._geometry.lanes
+        self.pool.drop(slice(first * lanes, (first + self._groups[number]) * lanes))
+        sequence = self._sequences[number]
+        tokens = int(sequence.lengths[-1])
+        self._link.publish(SequenceClose(sequence=sequence.sequence, tokens=tokens, reason="played"))
 
     def _table(self, number: int) -> Int32:
         first = int(self._first_group[number])
@@ -285,18 +307,16 @@ class TracePlayer:
         return good, rejected
 
     def _snapshot(self) -> Snapshot:
-        tables = [self._table(i) for i in range(len(self._sequences))]
-        groups = np.concatenate(tables)
-        lengths = [
-            int(s.lengths[row - 1]) if row else s.prompt_tokens
-            for s, row in zip(self._sequences, self._row, strict=True)
-        ]
+        opened = [(self._sequences[i], self._row[i]) for i in self._open]
+        tables = [self._table(i) for i in self._open]
+        groups = np.concatenate([np.empty(0, np.int32), *tables])
+        lengths = [int(s.lengths[row - 1]) if row else s.prompt_tokens for s, row in opened]
         return Snapshot(
             epoch=max(self.epoch - 1, 0),
-            sequences=[s.sequence for s in self._sequences],
-            prompt_tokens=np.array([s.prompt_tokens for s in self._sequences], "<i4"),
+            sequences=[s.sequence for s, _ in opened],
+            prompt_tokens=np.array([s.prompt_tokens for s, _ in opened], "<i4"),
             lengths=np.array(lengths, "<i4"),
-            sequence_steps=np.array(self._row, "<i4"),
+            sequence_steps=np.array([row for _, row in opened], "<i4"),
             offsets=np.cumsum([0, *map(len, tables)]).astype("<i4"),
             groups=groups.astype("<i4"),
             generations=np.zeros(len(groups), "<u4"),
@@ -307,3 +327,10 @@ class TracePlayer:
 def _pages(sequence: SequenceTrace, page_size: int, *, first: bool = False) -> int:
     """Pages that the sequence has at its first or after its last step."""
     return -(-int(sequence.lengths[0 if first else -1]) // page_size)
+
+
+def _at_once(sequences: Sequence[SequenceTrace]) -> int:
+    """The most sequences that decode in one epoch, if each decodes from its first to its last."""
+    starts = sorted(int(s.epochs[0]) for s in sequences)
+    ends = sorted(int(s.epochs[-1]) for s in sequences)
+    return max(sum(b <= start for b in starts) - sum(e < start for e in ends) for start in starts)

@@ -28,18 +28,19 @@ def play(
     trace: Annotated[Path, typer.Argument(help="What to play.")],
     ratio: Annotated[float, typer.Option(min=1.0, help="Pool size, in selections of all lanes.")] = 2.0,
     speed: Annotated[float, typer.Option(min=0, help="Steps a second; 0: as fast as possible.")] = 20.0,
+    times: Annotated[int, typer.Option(min=1, help="Play it so many times, as new sequences.")] = 1,
     sequences: Annotated[int, typer.Option(min=0, help="Play only the first so many; 0: all.")] = 0,
 ) -> None:
     """See HELP."""
     import json
     from dataclasses import asdict
 
-    from hotset.ops.play import TracePlayer, geometry_of
+    from hotset.ops.play import TracePlayer, geometry_of, repeat
     from hotset.predictor.trace import open_trace
     from hotset.runtime.link import ControlLink
 
     reader = open_trace(trace)
-    chosen = [reader.read(i) for i in reader.sequence_ids[: sequences or None]]
+    chosen = repeat([reader.read(i) for i in reader.sequence_ids[: sequences or None]], times)
     geometry = geometry_of(reader.meta, chosen, ratio)
     with ControlLink(model=reader.meta.model or trace.name, geometry=geometry, builtin_policy="lru") as link:
         typer.echo(f"playing at {link.endpoint}", err=True)
@@ -48,5 +49,4 @@ def play(
         while player.step():
             if speed:
                 time.sleep(max(0.0, start + player.played.steps / speed - time.monotonic()))
-        player.close()
     typer.echo(json.dumps(asdict(player.played)))
