@@ -266,7 +266,7 @@ def wtinylfu(capacity: int) -> Access:
     return access
 
 
-def lfu(capacity: int, half_life: float = 16.0) -> Access:
+def lfu(capacity: int, half_life: float = 8.0) -> Access:
     uses: dict[int, list[int]] = {}
     resident: set[int] = set()
     now = -1

@@ -16,7 +16,7 @@ from hotset.predictor.policies.base import Clock, Float64, RankedPolicy
 from hotset.predictor.trace.sequence import Bool, Int32, Int64, SequenceTrace
 from hotset.protos.trace import TraceMeta
 
-HALF_LIFE = 16.0
+HALF_LIFE = 8.0
 
 
 def _values(sequence: SequenceTrace, clock: Clock, meta: TraceMeta) -> Float64:
