@@ -20,7 +20,9 @@ SHAPE = (2, 3, 5)  # odd on purpose: rows are not a multiple of any block size
 
 @pytest.fixture(params=["host", "disk"])
 def tier(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tier]:
-    made = HostTier(7, SHAPE, torch.float32) if request.param == "host" else DiskTier(7, SHAPE, torch.bfloat16, tmp_path)
+    made = (
+        HostTier(7, SHAPE, torch.float32) if request.param == "host" else DiskTier(7, SHAPE, torch.bfloat16, tmp_path)
+    )
     yield made
     made.close()
 
