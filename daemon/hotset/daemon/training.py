@@ -28,11 +28,11 @@ class TrainingResult(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     model: Path
-    version: str = ""
+    version: str | int = ""
     promoted: bool = False
     reason: str = ""
     metrics: dict[str, Any] = {}
-    mlflow_run: str = ""
+    mlflow_run: dict[str, Any] | str = ""
 
 
 class Training:

@@ -89,9 +89,11 @@ class Pool:
         self.until[pages] = NEVER
         self.prefetched[pages] = False
 
-    def drop(self, pages: slice) -> None:
-        """Empty the slots of a range of pages: their sequence is over."""
-        self.resident[pages] = self.prefetched[pages] = False
+    def drop(self, first: int, end: int) -> Int32:
+        """Empty the slots of a range of pages, whose sequence is over; returns those that had one."""
+        freed = (first + np.flatnonzero(self.resident[first:end])).astype(np.int32)
+        self.resident[freed] = self.prefetched[freed] = False
+        return freed
 
     def victims(self, epoch: int) -> int:
         """How many resident pages were not used at `epoch` or later."""
@@ -177,7 +179,8 @@ class TracePlayer:
     def _end(self, number: int) -> None:
         self._open.remove(number)
         first, lanes = int(self._first_group[number]), self._geometry.lanes
-        self.pool.drop(slice(first * lanes, (first + self._groups[number]) * lanes))
+        freed = self.pool.drop(first * lanes, (first + self._groups[number]) * lanes)
+        self._moved = (self._moved[0], np.concatenate([self._moved[1], freed]))
         sequence = self._sequences[number]
         tokens = int(sequence.lengths[-1])
         self._link.publish(SequenceClose(sequence=sequence.sequence, tokens=tokens, reason="played"))
@@ -278,7 +281,7 @@ class TracePlayer:
         fetched = np.array(list(wanted)[:room], "<i4")
         lost = self.pool.load(fetched, last)
         self.pool.prefetched[fetched] = True
-        self._moved = (fetched, lost)
+        self._moved = (fetched, np.concatenate([self._moved[1], lost]))
         self.played.plans += 1
         self.played.entries += len(pages) + len(fetched)
         self.played.prefetched_pages += len(fetched)

@@ -1,0 +1,69 @@
+"""The trace log's thread: all that was appended is on disk, and a failing disk ends logging only."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hotset.daemon.recorder import Recorder, trace_meta
+from hotset.daemon.state import LaneStep, SequenceState
+from hotset.predictor.trace import read_trace
+from hotset.protos.messages import AccessFlag, Geometry, Hello
+
+GEOMETRY = Geometry(layers=2, kv_heads=1, page_size=4, selected=2, candidates=4, page_bytes=64, slots=8, groups=8)
+HELLO = Hello(
+    session="s", pid=7, model="m", geometry=GEOMETRY, epoch=0, builtin_policy="ema", controller=True, lease_seconds=3
+)
+
+
+def part(step: int) -> LaneStep:
+    pages = np.array([[0, 1, 2, -1], [0, 1, -1, -1]], np.int32)
+    flags = np.array([[1, 3, 0, 0], [0, 7, 0, 0]], np.uint8) & np.uint8(AccessFlag.SELECTED | AccessFlag.HIT)
+    return LaneStep(SequenceState(3, 10, GEOMETRY), step, 11 + step, pages, np.full((2, 4), 9, np.uint8), flags)
+
+
+def make(folder: Path, flush_seconds: float = 60.0) -> Recorder:
+    return Recorder(folder, trace_meta(HELLO), rows_per_part=1 << 20, flush_seconds=flush_seconds)
+
+
+def test_flush_puts_everything_on_disk(tmp_path: Path) -> None:
+    recorder = make(tmp_path / "log")
+    for step in range(5):
+        recorder.append(part(step), epoch=step)
+    assert recorder.flush().wait(10)
+    log = read_trace(tmp_path / "log")
+    assert log.sequences[0].steps.tolist() == list(range(5))
+    assert (recorder.logged, recorder.dropped) == (5, 0)
+    recorder.close()
+
+
+def test_close_writes_what_is_pending(tmp_path: Path) -> None:
+    recorder = make(tmp_path / "log")
+    recorder.append(part(0), epoch=0)
+    recorder.close()
+    assert len(read_trace(tmp_path / "log").sequences) == 1
+
+
+def test_pending_steps_are_written_in_time(tmp_path: Path) -> None:
+    recorder = make(tmp_path / "log", flush_seconds=0.05)
+    recorder.append(part(0), epoch=0)
+    end = time.monotonic() + 10
+    while not list((tmp_path / "log").glob("part-*")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    recorder.close()
+
+
+def test_a_failing_disk_ends_logging_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recorder = make(tmp_path / "log")
+    (tmp_path / "log").rmdir()
+    recorder.append(part(0), epoch=0)
+    assert recorder.flush().wait(10)
+    assert "No such file" in recorder.failed
+    assert "event=log_failed" in caplog.text
+    recorder.append(part(1), epoch=1)
+    recorder.close()
+    assert recorder.dropped == 1

@@ -1,0 +1,284 @@
+"""A daemon's session against a real control link in this process, fed by a trace that is played."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hotset.daemon.config import DaemonConfig
+from hotset.daemon.connection import Connection
+from hotset.daemon.scorers import HeuristicScorer
+from hotset.daemon.session import Session
+from hotset.daemon.sidecar import new_folder
+from hotset.daemon.warmup import warm_up
+from hotset.ops.play import TracePlayer, geometry_of, repeat
+from hotset.predictor.trace import SequenceTrace, read_trace
+from hotset.protos.errors import HotsetError
+from hotset.protos.messages import AccessFlag, Detach, Heartbeat, SequenceOpen
+from hotset.protos.trace import TraceMeta
+from hotset.protos.transport import MemoryServer
+from hotset.protos.wire import encode
+from hotset.runtime.link import ControlLink, LinkLimits
+
+META = TraceMeta(model="tiny", layers=2, kv_heads=2, page_size=4, selected=3, candidates=6, page_bytes=64)
+WAIT = 10.0
+
+
+def make_trace(sequence: int, steps: int = 40, pages: int = 20) -> SequenceTrace:
+    rng = np.random.default_rng(sequence)
+    ranked = np.stack([np.stack([np.sort(rng.permutation(pages)[:6]) for _ in range(4)]) for _ in range(steps)])
+    flags = np.zeros(ranked.shape, np.uint8)
+    flags[..., :3] = AccessFlag.SELECTED
+    lengths = 4 * pages + 1 + np.arange(steps, dtype=np.int32)
+    return SequenceTrace(
+        sequence, 4 * pages, np.arange(steps, dtype=np.int32), lengths, np.arange(steps, dtype=np.int64),
+        ranked.astype(np.int32), rng.integers(0, 256, ranked.shape, dtype=np.uint8), flags,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    warm_up(HeuristicScorer())
+
+
+class Stage:
+    """A link with a player behind it, and sessions in front of it, each on its thread."""
+
+    def __init__(self, folder: Path, lease_seconds: float = 3.0, high_water_mark: int = 256) -> None:
+        self.folder = folder
+        self.traces = [make_trace(0), make_trace(1)]
+        self.transport = MemoryServer(high_water_mark=high_water_mark)
+        geometry = geometry_of(META, repeat(self.traces, 9), ratio=1.5)
+        self.link = ControlLink(
+            model="tiny", geometry=geometry, builtin_policy="lru", transport=self.transport,
+            limits=LinkLimits(lease_seconds=lease_seconds),
+        )  # fmt: skip
+        self.player = TracePlayer(META, repeat(self.traces, 9), self.link, geometry)
+        self.alive = True
+        self.stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def session(self, **options: Any) -> Session:
+        config = DaemonConfig(log_dir=self.folder, **options)
+        connection = Connection(self.transport.connect(), "test")
+        made = Session(connection, config, lambda _silence: self.alive, HeuristicScorer())
+        thread = threading.Thread(target=made.run, args=(self.stop,))
+        self._threads.append(thread)
+        thread.start()
+        return made
+
+    def play(self, steps: int, pause: float = 0.005) -> None:
+        for _ in range(steps):
+            assert self.player.step()
+            self.player.pool.check_integrity()
+            time.sleep(pause)
+
+    def end(self) -> None:
+        self.stop.set()
+        for thread in self._threads:
+            thread.join()
+        self.link.close()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    made = Stage(tmp_path)
+    yield made
+    made.end()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def leads(session: Session) -> bool:
+    return session.sidecar is not None and session.sidecar.leads
+
+
+def steps_of(session: Session) -> int:
+    return 0 if session.sidecar is None else session.sidecar.status.counters.steps_received
+
+
+def read_status(session: Session) -> dict[str, Any]:
+    assert session.sidecar is not None
+    status: dict[str, Any] = json.loads(session.sidecar.status.path.read_text())
+    return status
+
+
+def test_a_session_plans_from_the_first_steps_and_logs_all_of_them(stage: Stage) -> None:
+    session = stage.session()
+    until(lambda: leads(session))
+    stage.play(40, pause=0.02)
+    until(lambda: steps_of(session) == 40)
+    stage.end()
+    assert session.sidecar is not None
+    status = read_status(session)
+    counters = status["counters"]
+    assert counters["steps_received"] == 40
+    assert counters["steps_logged"] == 80
+    assert counters["plans_sent"] > 20
+    assert stage.player.played.plans > 10
+    assert stage.player.played.entries > 0
+    assert [phase["phase"] for phase in status["phases"]] == ["attach", "heuristic", "end"]
+    log = read_trace(session.sidecar.status.path.parent / "trace")
+    assert log.meta.session == stage.link.session
+    for recorded, played in zip(log.sequences, stage.traces, strict=True):
+        np.testing.assert_array_equal(recorded.pages, played.pages)
+        np.testing.assert_array_equal(recorded.selected, played.selected)
+        assert recorded.prompt_tokens == played.prompt_tokens
+
+
+def test_what_the_daemon_believes_is_what_is_resident(stage: Stage) -> None:
+    session = stage.session()
+    until(lambda: leads(session))
+    stage.play(95, pause=0.002)
+    until(lambda: steps_of(session) == 95)
+    assert session.sidecar is not None
+    state = session.sidecar.state
+    # The player may have prefetched since its last step message; nothing else may differ.
+    differs = np.flatnonzero(state.resident != stage.player.pool.resident)
+    assert len(differs) == 0
+    assert sorted(state.sequences) == [4, 5]
+
+
+def test_attaching_in_the_middle_takes_the_state_from_a_snapshot(stage: Stage) -> None:
+    stage.play(10, pause=0)
+    session = stage.session()
+    until(lambda: leads(session))
+    stage.play(10)
+    until(lambda: steps_of(session) == 10)
+    status = session.sidecar.status if session.sidecar else None
+    assert status is not None
+    assert status.counters.snapshots == 1
+    assert status.counters.gaps == 0
+    assert status.counters.plans_sent > 0
+    assert session.sidecar is not None
+    np.testing.assert_array_equal(session.sidecar.state.resident, stage.player.pool.resident)
+
+
+def test_a_gap_is_repaired_by_a_snapshot(stage: Stage) -> None:
+    session = stage.session()
+    until(lambda: leads(session))
+    stage.play(5)
+    until(lambda: steps_of(session) == 5)
+    stage.link._server.skip(3)
+    assert session.sidecar is not None
+    session.sidecar._asked = 0.0
+    stage.play(10)
+    until(lambda: steps_of(session) == 15)
+    counters = session.sidecar.status.counters
+    assert (counters.gaps, counters.messages_lost, counters.snapshots) == (1, 3, 2)
+    assert session.sidecar.state.synced
+
+
+def test_a_standby_takes_over_when_the_controller_falls_silent(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, lease_seconds=0.5)
+    try:
+        silent = Connection(stage.transport.connect(), "silent")
+        silent.attach("controller")
+        until(lambda: stage.link.attached)
+        session = stage.session()
+        until(lambda: session.sidecar is not None and session.sidecar.status.reason != "")
+        assert session.sidecar is not None
+        assert "silent" in session.sidecar.status.reason
+        stage.play(3)
+        until(lambda: steps_of(session) == 3)
+        assert session.sidecar.status.counters.plans_sent == 0
+        assert session.sidecar.status.counters.steps_logged == 0
+        until(lambda: leads(session))
+        stage.play(5, pause=0.02)
+        until(lambda: steps_of(session) == 8)
+        stage.stop.set()
+        until(lambda: session.ended != "")
+        assert session.sidecar.status.counters.steps_logged == 10
+    finally:
+        stage.end()
+
+
+def test_detach_makes_the_session_let_go(stage: Stage) -> None:
+    session = stage.session()
+    until(lambda: leads(session))
+    person = Connection(stage.transport.connect(), "person")
+    person.attach("observer")
+    person.send(Detach(target="controller", reason="by hand"))
+    until(lambda: session.ended != "")
+    assert session.ended == "revoked: by hand"
+    until(lambda: read_status(session)["role"] == "ended")
+
+
+def test_a_dead_process_ends_the_session_and_the_log_is_whole(stage: Stage) -> None:
+    session = stage.session()
+    until(lambda: leads(session))
+    stage.play(7)
+    until(lambda: steps_of(session) == 7)
+    stage.alive = False
+    until(lambda: session.ended != "")
+    assert session.ended == "the decode process is gone"
+    until(lambda: read_status(session)["role"] == "ended")
+    log = read_trace(Path(read_status(session)["log"]) / "trace")
+    assert [len(sequence.lengths) for sequence in log.sequences] == [7, 7]
+
+
+def test_a_runtime_that_breaks_its_geometry_ends_its_session_only(stage: Stage) -> None:
+    session = stage.session()
+    until(lambda: leads(session))
+    stage.play(3)
+    until(lambda: steps_of(session) == 3)
+    bad = np.array([1 << 30], "<i4")
+    stage.link.publish(SequenceOpen(sequence=99, prompt_tokens=4, groups=bad, generations=np.zeros(1, "<u4")))
+    until(lambda: session.ended != "")
+    assert "group outside" in session.ended
+    until(lambda: read_status(session)["role"] == "ended")
+    read_trace(Path(read_status(session)["log"]) / "trace")
+
+
+def test_garbage_from_a_runtime_ends_the_session(stage: Stage) -> None:
+    session = stage.session()
+    until(lambda: leads(session))
+    for peer in stage.link._server.peers.attached():
+        stage.transport.send(peer.id, [b"?", b"!", b""])
+    until(lambda: session.ended != "")
+    assert "sequence number has 1 bytes" in session.ended
+
+
+def test_two_sessions_never_share_a_folder(stage: Stage) -> None:
+    first, second = stage.session(), stage.session()
+    until(lambda: first.sidecar is not None and second.sidecar is not None)
+    assert first.sidecar is not None
+    assert second.sidecar is not None
+    assert first.sidecar.status.path != second.sidecar.status.path
+
+
+def test_a_log_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    stage = Stage(tmp_path / "file")
+    try:
+        with pytest.raises(HotsetError, match="cannot write logs"):
+            new_folder(tmp_path / "file", stage.link._greet(False, ""))
+        session = stage.session()
+        until(lambda: "cannot write logs" in session.ended)
+    finally:
+        stage.end()
+
+
+def test_a_connection_counts_gaps_and_survives_a_restart_of_numbers() -> None:
+    server = MemoryServer()
+    client = server.connect()
+    connection = Connection(client, "x")
+    connection.attach("observer")
+    received = server.receive(1)
+    assert received is not None
+    for number in (1, 2, 5, 1, 2):
+        server.send(received[0], encode(Heartbeat(), number))
+    got = [connection.receive(1) for _ in range(5)]
+    assert [g.missing for g in got if g is not None] == [0, 0, 2, 0, 0]
