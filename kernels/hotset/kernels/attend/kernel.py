@@ -19,6 +19,7 @@ from hotset.kernels.dispatch import dependent_launch, next_power_of_two
 RUN, LATENT_RUN = 128, 256
 # A run's rows are read in blocks of at most this many bytes of keys.
 BLOCK_BYTES = 32768
+WARPS, STAGES = 4, 3
 
 
 @triton.jit
@@ -153,7 +154,7 @@ def parts(
         KV_HEADS=kv_heads, GROUP=group, HEADS=head_block, K=k, PAGE=page, DIM=dim, VALUE=value_dim, MAIN=main,
         REST=max(16, next_power_of_two(dim - value_dim)) if dim > value_dim else 0,
         LATENT=latent, BLOCK=block, BLOCKS=run // block, RUNS=runs, EARLY=dependent_launch(query),
-        num_warps=8 if main > 128 else 4,
+        num_warps=8 if main > 128 else WARPS, num_stages=STAGES,
     )  # fmt: skip
     return top, total, weighted
 
