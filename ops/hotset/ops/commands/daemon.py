@@ -51,6 +51,7 @@ def daemon(
     link_gbps: Annotated[
         float | None, typer.Option(help="Rate of the host link in 10^9 bytes/s; default: measured.")
     ] = None,
+    flush_seconds: Annotated[float, typer.Option(help="A killed daemon loses at most so much of its log.")] = 10.0,
     metrics_port: Annotated[
         int | None, typer.Option(help="Serve Prometheus metrics on this port of localhost.")
     ] = None,
@@ -67,6 +68,7 @@ def daemon(
         pid=pid,
         once=once,
         link_gbps=link_gbps,
+        flush_seconds=flush_seconds,
         metrics_port=metrics_port,
     )
 

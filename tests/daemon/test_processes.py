@@ -1,0 +1,240 @@
+"""Real processes: daemons and engines that are killed, stopped, told to let go, and asked who they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hotset.predictor.trace import TraceWriter, read_trace
+from hotset.protos.messages import AccessFlag
+from hotset.protos.trace import TraceMeta
+
+pytestmark = pytest.mark.e2e
+WAIT = 60.0
+META = TraceMeta(model="tiny", layers=4, kv_heads=2, page_size=4, selected=8, candidates=16, page_bytes=64)
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sequences of 150 steps whose selection drifts slowly, as real ones do."""
+    folder = tmp_path_factory.mktemp("trace") / "log"
+    writer, rng = TraceWriter(folder, META, rows_per_part=1 << 20), np.random.default_rng(0)
+    heat = rng.normal(size=(2, 8, 60))
+    for step in range(150):
+        heat += rng.normal(scale=0.3, size=heat.shape)
+        for sequence in range(2):
+            pages = np.sort(np.argsort(-heat[sequence], axis=1)[:, :16].astype(np.int32), axis=1)
+            score = np.take_along_axis(heat[sequence], pages, axis=1)
+            flags = (np.argsort(np.argsort(-score, axis=1), axis=1) < 8) * np.uint8(AccessFlag.SELECTED)
+            scores = np.clip(150 + 20 * score, 0, 255).astype(np.uint8)
+            writer.append(
+                sequence=sequence, step=step, epoch=step, length=241 + step,
+                pages=pages, scores=scores, flags=flags.astype(np.uint8),
+            )  # fmt: skip
+    writer.close()
+    return folder
+
+
+class Hotset:
+    """Runs the command line in processes of its own, in a runtime folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.logs = folder / "logs"
+        self.folder = folder
+        self._environment = os.environ | {
+            "HOTSET_RUNTIME_DIR": str(folder / "run"), "HOTSET_MLFLOW": f"sqlite:///{folder}/mlflow.db",
+            "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        number = len(self._started)
+        with (self.folder / f"{number}.err").open("wb") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "hotset.ops", *map(str, arguments)],
+                env=self._environment, stdout=subprocess.PIPE, stderr=errors, text=True,
+            )  # fmt: skip
+        self._started.append(process)
+        return process
+
+    def daemon(self, *arguments: object) -> subprocess.Popen[str]:
+        """A daemon that watches already."""
+        process = self.start("daemon", "--log-dir", self.logs, *arguments)
+        errors = self.folder / f"{len(self._started) - 1}.err"
+        until(lambda: "event=serving" in errors.read_text())
+        return process
+
+    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "hotset.ops", *map(str, arguments)],
+            env=self._environment, capture_output=True, text=True, check=False, timeout=WAIT,
+        )  # fmt: skip
+
+    def ps(self) -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = json.loads(self.run("ps", "--json").stdout)
+        return listed
+
+    def statuses(self) -> list[dict[str, Any]]:
+        """Of all sessions so far, oldest first."""
+        read = [json.loads(path.read_text()) for path in self.logs.glob("*/status.json")]
+        return sorted(read, key=lambda status: float(status["started"]))
+
+    def close(self) -> None:
+        for process in self._started:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def hotset(tmp_path: Path) -> Iterator[Hotset]:
+    made = Hotset(tmp_path)
+    yield made
+    made.close()
+
+
+def until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def planned(status: dict[str, Any]) -> int:
+    return int(status["counters"]["plans_sent"])
+
+
+def test_a_killed_daemon_is_replaced_and_decoding_never_waits(hotset: Hotset, trace: Path) -> None:
+    first = hotset.daemon()
+    engine = hotset.start("play", trace, "--speed", 25, "--times", 4)
+    until(lambda: hotset.statuses() and planned(hotset.statuses()[0]) > 20)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    second = hotset.daemon("--once")
+    until(lambda: len(hotset.statuses()) == 2 and planned(hotset.statuses()[1]) > 20)
+    played = json.loads(engine.communicate(timeout=WAIT)[0])
+    assert engine.returncode == 0
+    assert second.wait(timeout=WAIT) == 0
+    assert played["steps"] == 600
+    assert played["plans"] > 40
+    before, after = hotset.statuses()
+    assert before["role"] == "controller"
+    assert after["role"] == "ended"
+    assert after["counters"]["snapshots"] >= 1
+    read_trace(Path(after["log"]) / "trace")
+
+
+def test_what_a_killed_daemon_logged_is_readable(hotset: Hotset, trace: Path) -> None:
+    daemon = hotset.daemon("--flush-seconds", 0.5)
+    hotset.start("play", trace, "--speed", 50, "--times", 4)
+    until(lambda: list(hotset.logs.glob("*/trace/part-*1.parquet")))
+    daemon.kill()
+    daemon.wait()
+    log = read_trace(hotset.statuses()[0]["log"] + "/trace")
+    recorded, played = log.sequences[0], read_trace(trace).sequences[0]
+    rows = np.searchsorted(played.steps, recorded.steps)
+    np.testing.assert_array_equal(recorded.pages, played.pages[rows])
+
+
+def test_a_killed_engine_ends_its_session_and_is_forgotten(hotset: Hotset, trace: Path) -> None:
+    daemon = hotset.daemon()
+    engine = hotset.start("play", trace, "--speed", 25, "--times", 9)
+    until(lambda: hotset.statuses() and planned(hotset.statuses()[0]) > 10)
+    (row,) = hotset.ps()
+    assert row["pid"] == engine.pid
+    assert row["sequences"] == 2
+    assert row["controller"] == f"hotset-daemon {daemon.pid}"
+    engine.kill()
+    engine.wait()
+    until(lambda: hotset.statuses()[0]["role"] == "ended")
+    (status,) = hotset.statuses()
+    assert status["reason"] == "the decode process is gone"
+    assert len(read_trace(status["log"] + "/trace").sequences) == 2
+    assert hotset.ps() == []
+    assert list((hotset.folder / "run").iterdir()) == []
+    assert daemon.poll() is None
+    daemon.terminate()
+    assert daemon.wait(timeout=WAIT) == 0
+
+
+def test_sigterm_finishes_the_log(hotset: Hotset, trace: Path) -> None:
+    daemon = hotset.daemon()
+    hotset.start("play", trace, "--speed", 25, "--times", 9)
+    until(lambda: hotset.statuses() and hotset.statuses()[0]["counters"]["steps_received"] > 10)
+    daemon.terminate()
+    assert daemon.wait(timeout=WAIT) == 0
+    (status,) = hotset.statuses()
+    assert (status["role"], status["reason"]) == ("ended", "stopped")
+    steps = sum(len(sequence.lengths) for sequence in read_trace(status["log"] + "/trace").sequences)
+    assert steps == status["counters"]["steps_logged"] > 20
+
+
+def test_a_stopped_daemon_loses_the_lease_to_a_standby(hotset: Hotset, trace: Path) -> None:
+    first = hotset.daemon()
+    hotset.start("play", trace, "--speed", 25, "--times", 20)
+    until(lambda: hotset.statuses() and planned(hotset.statuses()[0]) > 5)
+    hotset.daemon()
+    until(lambda: len(hotset.statuses()) == 2 and hotset.statuses()[1]["reason"])
+    assert str(first.pid) in hotset.statuses()[1]["reason"]
+    first.send_signal(signal.SIGSTOP)
+    until(lambda: planned(hotset.statuses()[1]) > 5)
+    first.send_signal(signal.SIGCONT)
+    until(lambda: hotset.statuses()[0]["role"] == "standby")
+    assert hotset.statuses()[1]["role"] == "controller"
+
+
+def test_attach_watches_and_detach_makes_the_daemon_let_go(hotset: Hotset, trace: Path) -> None:
+    daemon = hotset.daemon()
+    engine = hotset.start("play", trace, "--speed", 25, "--times", 9)
+    until(lambda: hotset.statuses() and planned(hotset.statuses()[0]) > 5)
+    watched = hotset.run("attach", engine.pid, "--lines", 2, "--every", 0.5)
+    assert watched.returncode == 0
+    assert watched.stdout.startswith(f"pid {engine.pid}, tiny, 2 sequences; controller: hotset-daemon {daemon.pid}")
+    assert watched.stdout.count("\nstep ") == 2
+    told = hotset.run("detach", engine.pid)
+    assert (told.returncode, told.stdout.strip()) == (0, f"hotset-daemon {daemon.pid} let go")
+    until(lambda: hotset.statuses()[0]["role"] == "ended")
+    assert hotset.ps()[0]["controller"] == "none"
+    again = hotset.run("detach", engine.pid)
+    assert again.returncode != 0
+    assert "nobody holds the lease" in again.stderr
+    assert len(again.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["attach", "detach"])
+@pytest.mark.parametrize(("target", "says"), [("4194304", "no decode process"), ("nonsense", "neither a pid")])
+def test_a_wrong_target_is_one_line(hotset: Hotset, command: str, target: str, says: str) -> None:
+    result = hotset.run(command, target)
+    assert result.returncode == 2
+    assert says in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_model_is_trained_in_a_child_and_swapped_in(hotset: Hotset, trace: Path) -> None:
+    daemon = hotset.daemon("--train", "--train-after", 200, "--swap", "always", "--once")
+    engine = hotset.start("play", trace, "--speed", 20, "--times", 40)
+    until(lambda: hotset.statuses() and hotset.statuses()[0]["counters"]["trainings"])
+    end = time.monotonic() + 3 * WAIT
+    while not hotset.statuses()[0]["counters"]["swaps"]:
+        (status,) = hotset.statuses()
+        assert "training_failed" not in [phase["phase"] for phase in status["phases"]], status["phases"]
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    before = planned(hotset.statuses()[0])
+    until(lambda: planned(hotset.statuses()[0]) > before + 10)
+    engine.kill()
+    assert daemon.wait(timeout=WAIT) == 0
+    (status,) = hotset.statuses()
+    phases = [phase["phase"] for phase in status["phases"]]
+    assert phases == ["attach", "heuristic", "training_started", "training_finished", "swap", "end"]
+    assert status["source"] == "learned"
+    assert status["model_version"]
