@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from hotset.ops.commands import evaluate, models, promote, train
 from hotset.protos.errors import HotsetError
@@ -23,7 +22,7 @@ SAMPLE = Path(__file__).parents[1] / "data" / "sample.parquet"
 
 
 @pytest.fixture
-def run(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run(store: Store, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command line; errors come out as raised, to be told on one line by `hotset.ops.cli`."""
     app = typer.Typer()
     for command in (train, evaluate, promote, models):
@@ -31,7 +30,7 @@ def run(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.setenv("HOTSET_MLFLOW", store.uri)
     # A console of the tests' own width, so that no cell of a table is cut.
     monkeypatch.setenv("COLUMNS", "200")
-    yield lambda *words: CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
 
 
 def test_a_model_from_log_to_champion_and_back(run: Run, make_log: MakeLog, tmp_path: Path, name: str) -> None:

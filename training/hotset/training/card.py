@@ -11,7 +11,6 @@ from hotset.predictor.model import ModelCard, ReuseModel
 from hotset.training.judgement import Judgement
 from hotset.training.rows import FEATURE_NAMES, Floats, TrainingRows
 
-
 _BORDERS = np.linspace(0.0, 1.0, 11)[1:-1]
 _DRIFT_ROWS = 20_000
 

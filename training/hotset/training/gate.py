@@ -97,15 +97,16 @@ def replay_all(
 
 def judge(challenger: Figures, others: Iterable[Figures]) -> tuple[bool, str]:
     """Whether `challenger` has less stall at no more bytes than each of the others, and why (not)."""
-    faults = []
+    faults, beaten = [], []
     for other in others:
+        beaten.append(other.contender)
         if challenger.stall_seconds >= other.stall_seconds:
             faults.append(f"stalls {challenger.stall_seconds:.4g} s, {other.contender} {other.stall_seconds:.4g} s")
         elif challenger.moved_bytes > other.moved_bytes:
             faults.append(f"moves {challenger.moved_bytes} bytes, {other.contender} {other.moved_bytes}")
     if faults:
         return False, "the challenger " + "; ".join(faults)
-    return True, "less stall at no more bytes than the champion and every heuristic"
+    return True, f"less stall at no more bytes than {', '.join(beaten)}"
 
 
 def refuse_seen(traces: Iterable[Trace], trained_on: Iterable[str]) -> None:

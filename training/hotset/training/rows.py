@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
@@ -45,9 +46,9 @@ class Shard:
         """float32 [rows, WIDTH]."""
         return np.memmap(self.path.with_suffix(".features"), "<f4", "r", shape=(self.rows, WIDTH))
 
-    def column(self, name: str) -> npt.NDArray[np.generic]:
+    def column(self, name: str) -> npt.NDArray[Any]:
         """`target`, `censored` or `lane`, [rows], read into memory."""
-        return np.fromfile(self.path.with_suffix(f".{name}"), _FIELDS[name])
+        return np.fromfile(self.path.with_suffix(f".{name}"), _FIELDS[name], count=self.rows)
 
 
 class ShardSequence(lgb.Sequence):
@@ -61,8 +62,11 @@ class ShardSequence(lgb.Sequence):
     def __len__(self) -> int:
         return len(self._features)
 
-    def __getitem__(self, index: int | slice | list[int]) -> npt.NDArray[np.float64]:
-        return np.asarray(self._features[index], dtype=np.float64)
+    def __getitem__(self, index: int | slice | list[int]) -> npt.NDArray[np.floating[Any]]:
+        # Bin borders are found on doubles only; slices are binned as they are, without a copy.
+        if isinstance(index, slice):
+            return np.asarray(self._features[index])
+        return self._features[index].astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class RowSet:
         """Rows in all shards."""
         return sum(shard.rows for shard in self.shards)
 
-    def column(self, name: str) -> npt.NDArray[np.generic]:
+    def column(self, name: str) -> npt.NDArray[Any]:
         """One column of all shards, [rows]."""
         return np.concatenate([shard.column(name) for shard in self.shards])
 

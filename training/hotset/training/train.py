@@ -25,6 +25,9 @@ from hotset.training.store import Store, open_store
 from hotset.training.tracking import MODEL_FOLDER, RunRecord, RunRef, log_run
 
 PLOTS_FOLDER = "plots"
+MANY_ROWS = 4_000_000
+
+Params = dict[str, float | int | str | bool]
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,10 @@ def train(
     make_folder(out)
     with scratch_folder(out, "rows") as scratch:
         rows = build_rows(opened, split, scratch, max_rows=options.rows, seed=options.seed, report=report)
-        booster = _fit(rows, options, report)
+        params = booster_params(options, rows.train.rows)
+        booster = _fit(rows, params, options, report)
         judgement = judge_booster(booster, rows, options.seed)
-    model = make_model(booster, rows, judgement, _lightgbm_params(options))
+    model = make_model(booster, rows, judgement, params)
     folder = replace_folder(out / MODEL_FOLDER, lambda fresh: _save_model(model, fresh))
     replace_folder(out / PLOTS_FOLDER, judgement.save)
     report("recording", 0, 1)
@@ -86,9 +90,9 @@ def train(
     return TrainResult(folder, model, version, run, judgement.metrics, tuple(opened), split, seconds)
 
 
-def _fit(rows: TrainingRows, options: TrainOptions, report: Report) -> lgb.Booster:
+def _fit(rows: TrainingRows, params: Params, options: TrainOptions, report: Report) -> lgb.Booster:
     job = Job(
-        params=_lightgbm_params(options),
+        params=params,
         trees=options.trees or TREES,
         scheduler=options.scheduler,
         workers=options.workers,
@@ -96,9 +100,18 @@ def _fit(rows: TrainingRows, options: TrainOptions, report: Report) -> lgb.Boost
     return make_engine(options.engine).fit(rows.train, job, report)
 
 
-def _lightgbm_params(options: TrainOptions) -> dict[str, float | int | str | bool]:
-    # LightGBM finds bin borders on a sample; a quarter of its default gives the same trees' quality sooner.
-    return lightgbm_params(seed=options.seed, threads=options.threads) | {"bin_construct_sample_cnt": 50_000}
+def booster_params(options: TrainOptions, rows: int) -> Params:
+    """LightGBM's parameters: the recipe's, and what many rows need.
+
+    Histograms by column give the same trees for any number of threads. By row they are a third faster where
+    the rows no longer fit the caches, and the trees are the same for the same number of threads only.
+    """
+    params = lightgbm_params(seed=options.seed, threads=options.threads)
+    # LightGBM finds bin borders on a sample; half its default gives the same trees' quality sooner.
+    params |= {"bin_construct_sample_cnt": 100_000}
+    if rows > MANY_ROWS:
+        params |= {"force_col_wise": False, "force_row_wise": True}
+    return params
 
 
 def _save_model(model: ReuseModel, folder: Path) -> None:
@@ -138,6 +151,6 @@ def _record(
 
 def _params(options: TrainOptions, rows: TrainingRows) -> dict[str, object]:
     told = {key: value for key, value in asdict(options).items() if key != "tracking_uri"}
-    lightgbm = _lightgbm_params(options)
+    lightgbm = booster_params(options, rows.train.rows)
     facts = {"fraction": rows.fraction, "train_rows": rows.train.rows, "held_out_rows": rows.held_out.rows}
     return told | {f"lightgbm.{key}": value for key, value in lightgbm.items()} | facts

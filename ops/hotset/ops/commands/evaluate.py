@@ -67,6 +67,6 @@ def print_figures(figures: Iterable[Figures]) -> None:
             f"{f.miss_ratio:.5f}",
             "" if f.gap_closed is None else f"{f.gap_closed:.1%}",
             str(f.moved_bytes),
-            f"{f.stall_seconds:.4f}",
+            f"{f.stall_seconds:.6f}",
         )
     Console().print(table)

@@ -49,16 +49,16 @@ def _print_json(versions: list[Version]) -> None:
 
 
 def _print_table(versions: list[Version]) -> None:
+    """One line a version; plain, so that a narrow terminal wraps the reason only."""
     from datetime import UTC, datetime
 
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("model", "version", "aliases", "made (UTC)", "rmse", "auc<=16", "gate", "why")
+    width = max(len(v.name) for v in versions)
+    typer.echo(f"{'model':<{width}}  version  aliases               made (UTC)        rmse    auc<=16  gate")
     for v in versions:
         made = datetime.fromtimestamp(v.created_ms / 1000, UTC)
-        rmse, auc = (f"{v.metrics[k]:.4f}" if k in v.metrics else "" for k in ("rmse", "auc_within_16"))
-        aliases = ", ".join(v.aliases)
-        gate = (v.tags.get("gate", ""), v.tags.get("gate.reason", ""))
-        table.add_row(v.name, str(v.number), aliases, f"{made:%Y-%m-%d %H:%M}", rmse, auc, *gate)
-    Console().print(table)
+        rmse, auc = (f"{v.metrics[k]:.4f}" if k in v.metrics else "-" for k in ("rmse", "auc_within_16"))
+        gate = " ".join(filter(None, (v.tags.get("gate", "-"), v.tags.get("gate.reason"))))
+        aliases = ",".join(v.aliases) or "-"
+        typer.echo(
+            f"{v.name:<{width}}  {v.number:>7}  {aliases:<20}  {made:%Y-%m-%d %H:%M}  {rmse:<6}  {auc:<7}  {gate}"
+        )
