@@ -35,7 +35,7 @@ class LearnedScorer:
     source: Literal["learned"] = "learned"
 
     def __init__(self, model: ReuseModel) -> None:
-        self._model = model
+        self.model = model
         self.version = model.card.version[:256]
         self.prefetch_below = float(model.card.prefetch_threshold)
 
@@ -50,4 +50,4 @@ class LearnedScorer:
         """See planner.Scorer."""
         if not len(lanes):
             return np.empty(0, np.float32)
-        return self._model.predict(sequence.features.rows(lanes, pages))
+        return self.model.predict(sequence.features.rows(lanes, pages))

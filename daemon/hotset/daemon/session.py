@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from hotset.daemon.sidecar import Sidecar
 from hotset.protos.errors import HotsetError, ProtocolError
 from hotset.protos.messages import PROTOCOL_VERSION, Detach, Error, Heartbeat, Hello, Message, Step
 
+logger = logging.getLogger(__name__)
 WAIT_SECONDS = 0.2
 GREETING_SECONDS = 1.0
 FINAL_ERRORS = frozenset({"version", "malformed", "too_large", "too_many_peers", "wrong_direction", "revoked"})
@@ -44,6 +46,10 @@ class Session:
                 self._turn()
         except HotsetError as error:
             reason = str(error)
+        except Exception as error:
+            # A fault of ours must not take the other sessions along, nor the log of this one.
+            logger.exception("event=session_failed")
+            reason = f"internal error: {error!r}"
         finally:
             reason = self.ended or reason
             self._say(Detach(reason=reason[:200]))

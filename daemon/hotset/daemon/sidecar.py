@@ -13,7 +13,7 @@ from hotset.daemon.budget import MovementBudget
 from hotset.daemon.config import DaemonConfig
 from hotset.daemon.planner import Planner, Scorer
 from hotset.daemon.recorder import Recorder, trace_meta
-from hotset.daemon.scorers import LearnedScorer
+from hotset.daemon.rule import Rule
 from hotset.daemon.state import SessionState
 from hotset.daemon.status import SessionStatus
 from hotset.daemon.training import Training
@@ -46,7 +46,7 @@ class Sidecar:
         self.leads = False
         self._config = config
         self._say = say
-        self._scorer = scorer
+        self._rule = Rule(hello.geometry, scorer)
         self._planner = Planner(config.rules)
         self._budget = MovementBudget(hello.geometry.page_bytes, config.link_gbps)
         self._recorder = Recorder(
@@ -65,7 +65,7 @@ class Sidecar:
             self.status.role, self.status.reason = "controller", ""
             shape = hello.geometry
             self.status.phase("attach", model=hello.model, lanes=shape.lanes, slots=shape.slots)
-            self._use(self._scorer)
+            self._tell()
         elif not hello.controller:
             self.status.role = "standby"
         self.leads = hello.controller
@@ -102,6 +102,7 @@ class Sidecar:
             self.state.open(message)
         elif isinstance(message, SequenceClose):
             self.state.close(message)
+            self._rule.forget(message.sequence)
         elif isinstance(message, Snapshot):
             self.state.snapshot(message)
             counters.snapshots += 1
@@ -110,6 +111,7 @@ class Sidecar:
 
     def _learn_step(self, message: Step) -> None:
         parts = self.state.step(message)
+        self._rule.observe(parts)
         self._budget.observe(message.stats)
         self._count(message)
         # One log a session: whoever stands by leaves it to the controller.
@@ -137,9 +139,11 @@ class Sidecar:
         if not self.leads or not self.state.synced:
             return
         self._adopt_model()
+        if self._rule.scorer.source != self.status.source:
+            self._tell(verdict=self._rule.verdict)
         if step.epoch % self._config.plan_every:
             return
-        plan = self._planner.plan(self.state, self._scorer, self._budget.pages(step.stats))
+        plan = self._planner.plan(self.state, self._rule.scorer, self._budget.pages(step.stats))
         counters = self.status.counters
         if not self._say(plan):
             counters.plans_dropped += 1
@@ -191,16 +195,16 @@ class Sidecar:
             mlflow_run=result.mlflow_run, metrics=result.metrics,
         )  # fmt: skip
         if result.promoted or self._config.swap == "always":
-            self._use(scorer)
-
-    def _use(self, scorer: Scorer) -> None:
-        self._scorer = scorer
-        self.status.source, self.status.model_version = scorer.source, scorer.version
-        if isinstance(scorer, LearnedScorer):
+            self._rule.install(scorer, sequences=len(self.state.sequences))
             self.status.counters.swaps += 1
             self.status.phase("swap", version=scorer.version)
-        else:
-            self.status.phase(scorer.source)
+            self._tell()
+
+    def _tell(self, **details: str) -> None:
+        """Note who plans from here on."""
+        scorer = self._rule.scorer
+        self.status.source, self.status.model_version = scorer.source, scorer.version
+        self.status.phase(scorer.source, **details)
 
     def close(self, reason: str) -> None:
         """Stop the training, finish the log, and say why."""

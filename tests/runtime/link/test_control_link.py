@@ -41,6 +41,7 @@ from hotset.protos.wire import Frame, decode, encode
 from hotset.runtime.link import ControlLink, LinkLimits
 
 WAIT = 5.0
+GOLDEN = Path(__file__).parents[2] / "golden" / "protocol"
 M = TypeVar("M", bound=Message)
 GEOMETRY = Geometry(layers=2, kv_heads=1, page_size=4, selected=2, candidates=4, page_bytes=64, slots=8, groups=100)
 
@@ -333,6 +334,25 @@ def test_an_unknown_type_is_answered_and_the_peer_stays(bench: Bench) -> None:
     peer.send(make_plan())
     peer.barrier()
     assert bench.link.take_plan() is not None
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.bin")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("role", ["stranger", "observer", "controller"])
+def test_any_message_from_anybody_leaves_the_link_alive(bench: Bench, path: Path, role: str) -> None:
+    bad, good = bench.peer(), bench.peer()
+    if role != "stranger":
+        bad.attach(role)
+    data, frames = path.read_bytes(), []
+    while data:
+        size = int.from_bytes(data[:4], "big")
+        frames.append(data[4 : 4 + size])
+        data = data[4 + size :]
+    bad.send_frames(*frames)
+    bad.send_frames(*frames[:-1], frames[-1] + b"!")
+    good.attach("observer")
+    good.barrier()
+    bench.link._server.peers.check_integrity()
+    assert bench.link._thread.is_alive()
 
 
 def test_nothing_but_attach_is_heard_before_attach(bench: Bench) -> None:

@@ -1,0 +1,64 @@
+"""Who plans: the learned model, unless its guard finds it worse than the heuristic on the session's accesses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hotset.daemon.planner import Scorer
+from hotset.daemon.scorers import HeuristicScorer, LearnedScorer
+from hotset.daemon.state import LaneStep
+from hotset.predictor.guard import Guard
+from hotset.protos.messages import AccessFlag, Geometry
+
+
+class Rule:
+    """`scorer` plans now. A new model rules at once; the guard judges it after every window of steps."""
+
+    def __init__(self, geometry: Geometry, scorer: Scorer) -> None:
+        self.learned: LearnedScorer | None = None
+        self._geometry = geometry
+        self._heuristic: Scorer = HeuristicScorer()
+        self._guard: Guard | None = None
+        if isinstance(scorer, LearnedScorer):
+            self.install(scorer, sequences=1)
+        else:
+            self._heuristic = scorer
+
+    @property
+    def scorer(self) -> Scorer:
+        """What plans now."""
+        if self.learned is None or (self._guard is not None and not self._guard.learned_ok):
+            return self._heuristic
+        return self.learned
+
+    @property
+    def verdict(self) -> str:
+        """What the guard counted in its last window."""
+        if self._guard is None:
+            return ""
+        report = self._guard.report
+        return f"{report.learned_misses} ghost misses learned, {report.heuristic_misses} heuristic"
+
+    @property
+    def retrain_wanted(self) -> bool:
+        """Whether the accesses have drifted off what the model was trained on."""
+        return self._guard is not None and self._guard.retrain_wanted
+
+    def install(self, scorer: LearnedScorer, *, sequences: int) -> None:
+        """Let a model rule; `sequences` share the pool, which sizes the ghosts."""
+        shape = self._geometry
+        slots = max(shape.selected, shape.slots // (shape.lanes * max(1, sequences)))
+        self.learned = scorer
+        self._guard = Guard(scorer.model, lanes=shape.lanes, slots_per_lane=slots)
+
+    def observe(self, parts: Sequence[LaneStep]) -> None:
+        """One step, right after the sequences' features observed it."""
+        if self._guard is not None:
+            for part in parts:
+                selected = (part.flags & AccessFlag.SELECTED) != 0
+                self._guard.observe(part.sequence.id, part.sequence.features, part.pages, selected)
+
+    def forget(self, sequence: int) -> None:
+        """A sequence has ended."""
+        if self._guard is not None:
+            self._guard.forget(sequence)
