@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hotset.predictor.trace import Trace, open_trace
+from hotset.predictor.trace import SequenceTrace, Trace, open_trace
 from hotset.protos.errors import HotsetError
 from hotset.training.files import write_atomically
 from hotset.training.gate import QUICK_HEURISTICS, GateSettings
@@ -30,35 +30,34 @@ from hotset.training.train import TrainResult, train
 RESULT_FILE = "result.json"
 DEFAULT_ROWS = 400_000
 _FEW_SEQUENCES = 5
-_GATE_ACCESSES = 2_000_000
+_GATE_CANDIDATES = 2_000_000
 
 
 def run_job(log: Path, out: Path, options: TrainOptions, settings: GateSettings) -> dict[str, object]:
     """Train on `log`, put the challenger through the gate on what was held out, and write `result.json`."""
     few = len(open_trace(log).sequence_ids) < _FEW_SEQUENCES
     result = train([log], out, replace(options, split="time" if few else "sequence"))
-    held_out = held_out_traces(result.logs, result.split, max_accesses=_GATE_ACCESSES)
+    held_out = held_out_traces(result.logs, result.split, max_candidates=_GATE_CANDIDATES)
     promotion = promote_on(result.version, result.model, held_out, settings, store=options.tracking_uri)
     summary = _summary(result, promotion)
     write_atomically(out / RESULT_FILE, json.dumps(summary, indent=1))
     return summary
 
 
-def held_out_traces(logs: Sequence[Log], split: Split, *, max_accesses: int) -> list[Trace]:
-    """The held-out pieces as traces, the newest sequences first, until `max_accesses` candidates are reached."""
-    traces: list[Trace] = []
-    accesses = 0
+def held_out_traces(logs: Sequence[Log], split: Split, *, max_candidates: int) -> list[Trace]:
+    """The held-out pieces as one trace a log: the newest sequences, until `max_candidates` candidates are reached."""
+    parts: dict[int, list[SequenceTrace]] = {}
+    candidates = 0
     for piece in reversed([piece for piece in split.pieces if piece.held_out]):
-        if traces and accesses >= max_accesses:
+        if parts and candidates >= max_candidates:
             break
-        log = logs[piece.log]
-        sequence = log.reader.read(piece.sequence)
+        sequence = logs[piece.log].reader.read(piece.sequence)
         steps = len(sequence.lengths)
         part = slice_steps(sequence, round(piece.begin * steps), round(piece.end * steps))
         if len(part.lengths):
-            traces.append(Trace(log.meta, [part]))
-            accesses += part.pages.size
-    return traces
+            parts.setdefault(piece.log, []).append(part)
+            candidates += part.pages.size
+    return [Trace(logs[log].meta, found[::-1]) for log, found in parts.items()]
 
 
 def _summary(result: TrainResult, promotion: Promotion) -> dict[str, object]:
