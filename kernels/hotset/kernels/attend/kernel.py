@@ -17,9 +17,9 @@ from hotset.kernels.dispatch import dependent_launch, next_power_of_two
 # Tokens of one run, of keys and values and of latent rows (many heads share one, so a part of a run is large).
 # Fixed, so that the order of the sum depends on neither the batch nor the residency.
 RUN, LATENT_RUN = 128, 256
-# A run's rows are read in blocks of at most this many bytes of keys.
-BLOCK_BYTES = 32768
-WARPS, STAGES = 4, 3
+# A run's rows are read in blocks of at most this many bytes of keys; those of latent rows in a pipeline.
+BLOCK_BYTES, LATENT_BLOCK_BYTES = 32768, 65536
+OPTIONS = {"num_stages": 2}
 
 
 @triton.jit
@@ -141,7 +141,8 @@ def parts(
     latent = slots.shape[1] == 1
     main = max(16, next_power_of_two(value_dim))
     run = LATENT_RUN if latent else RUN
-    block = max(16, min(run, BLOCK_BYTES // (main * query.element_size())))
+    block_bytes = LATENT_BLOCK_BYTES if latent else BLOCK_BYTES
+    block = max(16, min(run, block_bytes // (main * query.element_size())))
     runs = max(1, triton.cdiv(k * page, run))
     # Accumulators of a block of heads must fit the registers of a program.
     head_block = min(64, max(16, next_power_of_two(group)))
@@ -154,7 +155,7 @@ def parts(
         KV_HEADS=kv_heads, GROUP=group, HEADS=head_block, K=k, PAGE=page, DIM=dim, VALUE=value_dim, MAIN=main,
         REST=max(16, next_power_of_two(dim - value_dim)) if dim > value_dim else 0,
         LATENT=latent, BLOCK=block, BLOCKS=run // block, RUNS=runs, EARLY=dependent_launch(query),
-        num_warps=8 if main > 128 else WARPS, num_stages=STAGES,
+        num_warps=8 if main > 128 else 4, **OPTIONS,
     )  # fmt: skip
     return top, total, weighted
 

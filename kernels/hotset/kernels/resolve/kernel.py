@@ -36,7 +36,8 @@ from hotset.kernels.victims import (
 )
 
 PROGRAMS = 128
-BLOCK = 256
+# Few positions a program: what it costs is the way of one warp through the steps, not the work.
+BLOCK = 128
 # Words of a set of counters; the first two are one 64-bit word: misses, claiming programs, programs arrived.
 SET = tl.constexpr(8)
 TAKEN = tl.constexpr(2)
