@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,23 @@ def test_stall_follows_the_formula(sample: Trace) -> None:
     batches = (slow.stall_seconds - free.stall_seconds) / 1e-3
     assert batches == pytest.approx(round(batches))
     assert 0 < round(batches) <= 79 * 6
+
+
+def test_epochs_far_apart_cost_nothing(make_trace: MakeTrace) -> None:
+    """A log of months counts as many steps as it recorded."""
+    trace = make_trace(6, sequences=2)
+    late = replace(trace.sequences[1], epochs=trace.sequences[1].epochs + 10**15)
+    shifted = Trace(trace.meta, [trace.sequences[0], late])
+    for policy in ("lru", "score-ema", "sieve", "belady"):
+        assert replay([shifted], policy, ratio=4 / 3, pool="shared").demand_misses > 0
+
+
+def test_pages_beyond_all_bounds_are_refused(make_trace: MakeTrace) -> None:
+    trace = make_trace(6, sequences=1)
+    pages = trace.sequences[0].pages.copy()
+    pages[3, 2, 0] = 2**31 - 2
+    with pytest.raises(PolicyError, match="pages of all lanes"):
+        replay([Trace(trace.meta, [replace(trace.sequences[0], pages=pages)])], "lru", ratio=2.0)
 
 
 @pytest.mark.parametrize("ratio", [0.99, 0.0, -2.0, float("nan"), float("inf")])

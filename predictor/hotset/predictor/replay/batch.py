@@ -23,10 +23,10 @@ class Member:
     clock: Clock
 
     @classmethod
-    def make(cls, trace: SequenceTrace, meta: TraceMeta, *, start: int, number: int = 0, total: int = 1) -> Member:
-        """Member `number` of `total`, its clock beginning at epoch `start` of its trace."""
+    def make(cls, trace: SequenceTrace, meta: TraceMeta, *, recorded: Int64, number: int = 0, total: int = 1) -> Member:
+        """Member `number` of `total`; its clock counts the epochs that its trace has `recorded`."""
         heads = meta.kv_heads
-        epochs, lane = trace.epochs - start, np.arange(meta.layers * heads)
+        epochs, lane = np.searchsorted(recorded, trace.epochs), np.arange(meta.layers * heads)
         rank = (lane // heads) * (total * heads) + number * heads + lane % heads
         return cls(trace, meta, Clock(epochs, epochs[:, None] * (len(lane) * total) + rank))
 
@@ -38,7 +38,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences that step together; each trace begins at epoch 0. All share the geometry of `meta`."""
+    """Sequences that step together, each trace from epoch 0. All share the geometry of `meta`."""
 
     meta: TraceMeta
     members: list[Member]
@@ -77,14 +77,12 @@ def make_batch(traces: Sequence[Trace]) -> Batch:
     """All sequences of all traces as one batch. Raises PolicyError if they do not share a geometry."""
     same_geometry([trace.meta for trace in traces])
     found = [
-        (sequence, trace.meta, min(int(s.epochs[0]) for s in trace.sequences))
-        for trace in traces
-        for sequence in trace.sequences
+        (sequence, trace.meta, epochs) for trace in traces for epochs in [trace.epochs] for sequence in trace.sequences
     ]
     if not found:
         raise PolicyError("nothing to replay: no sequence in the traces given")
     members = [
-        Member.make(sequence, meta, start=start, number=number, total=len(found))
-        for number, (sequence, meta, start) in enumerate(found)
+        Member.make(sequence, meta, recorded=recorded, number=number, total=len(found))
+        for number, (sequence, meta, recorded) in enumerate(found)
     ]
     return Batch(traces[0].meta, members)

@@ -112,7 +112,7 @@ def _load_batch(task: _Task) -> Batch:
         return make_batch([read_trace(path) for path in task.paths])
     reader = open_trace(task.paths[0])
     trace = reader.read(task.sequence)
-    member = Member.make(trace, reader.meta, start=reader.first_epoch)
+    member = Member.make(trace, reader.meta, recorded=reader.epochs)
     return Batch(reader.meta, [member])
 
 

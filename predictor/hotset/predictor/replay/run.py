@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hotset.predictor.model import ReuseModel
 
 Pool = Literal["lane", "shared"]
+MAX_CELLS = 1 << 29
+"""Lanes times pages that one replay keeps track of; about 25 bytes each."""
 BOUNDS = ("lru", "belady")
 """The two policies between which gap_closed is measured."""
 
@@ -105,6 +107,9 @@ def count(
 ) -> Timed:
     """Count one policy, after a warm-up on two steps that compiles what it needs."""
     policy, slots = get_policy(name), slots_per_lane(batch.meta, ratio)
+    cells = batch.page_count * (len(batch.order) if pool == "shared" else batch.members[0].lanes)
+    if cells > MAX_CELLS:
+        raise PolicyError(f"{cells} pages of all lanes to keep track of; replay takes at most {MAX_CELLS}")
     first = batch.members[0]
     short = Member(first.trace.head(2), first.meta, first.clock.head(2))
     _count(Batch(batch.meta, [short]), policy, slots, pool, model, seed)

@@ -14,7 +14,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from hotset.predictor.trace.schema import PART_SUFFIX, parse_meta
-from hotset.predictor.trace.sequence import SequenceTrace, Trace, check_sequence
+from hotset.predictor.trace.sequence import Int64, SequenceTrace, Trace, check_sequence
 from hotset.protos.errors import TraceError
 from hotset.protos.trace import COLUMNS, TraceMeta
 
@@ -30,7 +30,8 @@ class _Part:
     file: Any
     lookahead: tuple[int, ...]
     sequences: list[frozenset[int]]
-    first_epoch: int
+    epochs: Int64
+    """those of its rows, ascending, each once"""
 
 
 class TraceReader:
@@ -54,9 +55,9 @@ class TraceReader:
         return [part.path for part in self._parts]
 
     @property
-    def first_epoch(self) -> int:
-        """The first step of the batch in the log, at which its replay begins."""
-        return min(part.first_epoch for part in self._parts)
+    def epochs(self) -> Int64:
+        """Steps of the batch that the log holds, ascending."""
+        return np.unique(np.concatenate([part.epochs for part in self._parts]))
 
     def read(self, sequence_id: int) -> SequenceTrace:
         """All recorded steps of one sequence. Raises TraceError if it is not there or is corrupt."""
@@ -143,8 +144,8 @@ def _open_part(path: Path) -> tuple[TraceMeta, _Part]:
     sequences = [frozenset(_to_numpy(t["sequence"], "sequence", path).tolist()) for t in groups]
     if not any(sequences):
         raise TraceError(f"{path}: the trace holds no steps")
-    first_epoch = min(int(_to_numpy(t["epoch"], "epoch", path).min()) for t in groups if len(t))
-    return meta, _Part(path, file, lookahead, sequences, first_epoch)
+    epochs = np.unique(np.concatenate([_to_numpy(t["epoch"], "epoch", path) for t in groups]))
+    return meta, _Part(path, file, lookahead, sequences, epochs)
 
 
 @contextmanager

@@ -77,6 +77,11 @@ class Trace:
     meta: TraceMeta
     sequences: list[SequenceTrace]
 
+    @property
+    def epochs(self) -> Int64:
+        """Steps of the batch that the sequences hold, ascending."""
+        return np.unique(np.concatenate([np.empty(0, np.int64), *(s.epochs for s in self.sequences)]))
+
 
 def check_sequence(trace: SequenceTrace, meta: TraceMeta, source: object) -> None:
     """Raise TraceError, naming `source`, unless the sequence is one that a decode of `meta` can have recorded."""
