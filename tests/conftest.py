@@ -5,3 +5,6 @@ from pathlib import Path
 
 if not Path("/dev/nvidia0").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Torch's threads spin while they wait, which starves tests that run beside each other on few cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

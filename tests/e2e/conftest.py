@@ -1,0 +1,84 @@
+"""Real processes: `hotset` commands on a tiny random checkpoint, in a runtime folder of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from processes import Start
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama checkpoint folder with a word tokenizer; random weights."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=8192, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "q_proj" in name or "k_proj" in name:
+                weight.mul_(8)
+    model.save_pretrained(folder)
+    words = {f"w{i}": i for i in range(64)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0")  # type: ignore[no-untyped-call]
+    wrapped.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def runtime_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A private folder for discovery files, for this process and its children."""
+    folder = tmp_path_factory.mktemp("rt")
+    folder.chmod(0o700)
+    monkeypatch.setenv("HOTSET_RUNTIME_DIR", str(folder))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return folder
+
+
+@pytest.fixture
+def start(runtime_dir: Path, tmp_path: Path) -> Iterator[Start]:
+    """Start a `hotset` command in the background; all of them are killed at the end."""
+    children: list[subprocess.Popen[bytes]] = []
+
+    def run(*arguments: object) -> subprocess.Popen[bytes]:
+        output = (tmp_path / f"{len(children)}-{arguments[0]}.log").open("wb")
+        child = subprocess.Popen(
+            [sys.executable, "-m", "hotset.ops", *map(str, arguments)], stdout=output, stderr=subprocess.STDOUT,
+            env=os.environ.copy(),
+        )  # fmt: skip
+        output.close()
+        children.append(child)
+        return child
+
+    yield run
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+@pytest.fixture
+def decode_arguments(checkpoint: Path, tmp_path: Path) -> Callable[[str], list[object]]:
+    """Arguments of a decode of two prompts into `tmp_path/NAME`."""
+    for i in range(2):
+        (tmp_path / f"prompt{i}.txt").write_text(" ".join(f"w{(i * 5 + j * j) % 64}" for j in range(300 - 30 * i)))
+
+    def arguments(name: str) -> list[object]:
+        files = [a for i in range(2) for a in ("--prompt-file", tmp_path / f"prompt{i}.txt")]
+        return ["decode", "--model", checkpoint, *files, "--out", tmp_path / name, "--page-size", 8, "--selected", 8,
+                "--hbm-fraction", 0.4, "--threads", 1, "--ignore-eos"]  # fmt: skip
+
+    return arguments

@@ -1,0 +1,85 @@
+"""Kill either side at any moment: the output does not change, the logs stay readable, others take over."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from processes import Start, hotset, statuses, steps_of, wait_for
+
+pytestmark = pytest.mark.e2e
+Arguments = Callable[[str], list[object]]
+
+
+def tokens_of(out: Path) -> list[list[int]]:
+    return [s["tokens"] for s in json.loads((out / "decode.json").read_text())["sequences"]]
+
+
+def phases(log_dir: Path) -> list[str]:
+    return [p["phase"] for s in statuses(log_dir) for p in s["phases"]]
+
+
+def test_kill_the_daemon_and_start_another(start: Start, decode_arguments: Arguments, tmp_path: Path) -> None:
+    """SIGKILL at a random step: decoding goes on, a new daemon takes the lease over, tokens are as without any."""
+    alone = start(*decode_arguments("alone"), "--max-new-tokens", 1500, "--no-listen", "--untiered")
+    assert alone.wait(90) == 0
+    decode = start(*decode_arguments("steered"), "--max-new-tokens", 1500)
+    out, logs = tmp_path / "steered", tmp_path / "logs"
+    first = start("daemon", "--pid", decode.pid, "--log-dir", logs)
+    target = random.randint(10, 60)
+    wait_for(lambda: "heuristic" in phases(logs) and len(steps_of(out)) >= target, "the first daemon plans")
+    wait_for(lambda: list(logs.glob("*/trace/*.parquet")), "the first part of the log is on disk")
+    first.kill()
+    at_kill = len(steps_of(out))
+    wait_for(lambda: len(steps_of(out)) > at_kill + 5, "decoding goes on without a daemon")
+    second = start("daemon", "--pid", decode.pid, "--log-dir", logs)
+    wait_for(lambda: phases(logs).count("heuristic") == 2, "the second daemon takes over")
+    assert decode.wait(90) == 0
+    assert second.wait(30) == 0
+    assert tokens_of(out) == tokens_of(tmp_path / "alone")
+    assert all(s["counters"]["plans_sent"] > 0 for s in statuses(logs)[1:])
+    info = hotset("trace", "info", Path(statuses(logs)[0]["log"]) / "trace")
+    assert info.returncode == 0, info.stderr
+
+
+def test_kill_the_decode_process(start: Start, decode_arguments: Arguments, tmp_path: Path, runtime_dir: Path) -> None:
+    """The daemon notices, ends its session and keeps its log; `hotset ps` forgets the process."""
+    decode = start(*decode_arguments("out"), "--max-new-tokens", 2000)
+    logs = tmp_path / "logs"
+    daemon = start("daemon", "--log-dir", logs)
+    wait_for(lambda: [s for s in statuses(logs) if s["counters"]["steps_received"] > 10], "steps arrive")
+    assert str(decode.pid) in hotset("ps").stdout
+    decode.send_signal(signal.SIGKILL)
+    decode.wait()
+    wait_for(lambda: "end" in phases(logs), "the session ends")
+    assert "no decode process" in hotset("ps").stdout
+    assert not list(runtime_dir.glob(f"{decode.pid}.json"))
+    assert daemon.poll() is None
+    daemon.terminate()
+    assert daemon.wait(30) == 0
+    info = hotset("trace", "info", Path(statuses(logs)[0]["log"]) / "trace")
+    assert info.returncode == 0, info.stderr
+
+
+def test_mistakes_are_one_line(checkpoint: Path, tmp_path: Path, runtime_dir: Path) -> None:
+    cases: list[tuple[list[object], str]] = [
+        (["decode"], "--prompt"),
+        (["decode", "--model", tmp_path / "no", "--prompt", "w1"], "no model at"),
+        (["decode", "--model", checkpoint, "--prompt", "w1", "--hbm-fraction", "3"], "hbm_fraction"),
+        (["decode", "--prompt-file", tmp_path / "no.txt"], "no.txt"),
+        (["attach", "999999"], "hotset ps"),
+        (["report", tmp_path], "not a finished demo run"),
+        (["train", tmp_path / "nothing"], "nothing"),
+        (["replay", tmp_path / "nothing", "--policy", "lru"], "nothing"),
+        (["daemon", "--model", tmp_path / "nothing", "--once"], "nothing"),
+    ]
+    for arguments, words in cases:
+        done = hotset(*arguments)
+        assert done.returncode not in (0, 1), (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert words in done.stderr, (arguments, done.stderr)
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
