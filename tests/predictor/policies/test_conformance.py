@@ -94,7 +94,7 @@ def test_same_seed_same_counts(name: str, pool: Pool, sample: Trace) -> None:
 
 @every_policy
 def test_lane_pools_do_not_know_of_each_other(name: str, make_trace: MakeTrace) -> None:
-    trace = make_trace(11, sequences=3)
+    trace = make_trace(11, sequences=3, full=True)
     alone = sum(_one(Trace(trace.meta, [s]), name, 1.5, "lane").demand_misses for s in trace.sequences)
     assert _one(trace, name, 1.5, "lane").demand_misses == alone
 
