@@ -104,7 +104,7 @@ def _decode(
     decoder = Decoder(model, None if job.ignore_eos else tokenizer, config, name=job.model.stem)
     try:
         if job.listen:
-            _listen(decoder, config)
+            decoder.listen()
         with bars(console, log=job.out, prefix="" if log else "check: ") as bar:
             generations = list(_prefill(decoder, prompts, limits, job.sampling, bar, stopped, keep, given))
             _steps(decoder, max(limits), bar, stopped, log)
@@ -120,14 +120,6 @@ def _decode(
             "moved_bytes": (moved["demand_pages"] + moved["prefetch_pages"]) * decoder.kv.manager.page_bytes,
         },
     }
-
-
-def _listen(decoder: Decoder, config: RuntimeConfig) -> None:
-    from hotset.runtime.link import ControlLink
-    from hotset.runtime.steering import LinkSteering
-
-    link = ControlLink(model=decoder.kv.shape.name, geometry=decoder.kv.geometry, builtin_policy=config.policy)
-    decoder.steering = LinkSteering(link, lifetime=config.plan_lifetime)
 
 
 def _prefill(

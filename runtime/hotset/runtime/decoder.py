@@ -16,11 +16,12 @@ from hotset.runtime import events
 from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.groups import Sequence
 from hotset.runtime.huggingface import TieredCache, load_model, model_shape
+from hotset.runtime.link import ControlLink
 from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.passes import DecodePass, PrefillPass, warm_pages
 from hotset.runtime.sampling import Sampler, Sampling
 from hotset.runtime.selectors import SELECTORS
-from hotset.runtime.steering import Steering
+from hotset.runtime.steering import LinkSteering, Steering
 
 
 @dataclass
@@ -60,11 +61,14 @@ class StepReport:
     stall_seconds: float
 
 
+__all__ = ["Decoder", "Generation", "PromptKV", "RuntimeConfig", "StepReport"]
+
+
 class Decoder:
     """Decodes a batch of sequences of different lengths, one token each a step.
 
     Example:
-        decoder = Decoder.from_pretrained(Path("model.gguf"), RuntimeConfig(hbm_fraction=0.25))
+        decoder = Decoder.from_pretrained("model.gguf", RuntimeConfig(hbm_fraction=0.25), listen=True)
         decoder.open(prompt_token_ids, max_new_tokens=64)
         for report in decoder.run():
             print(report.demand_misses)
@@ -83,11 +87,28 @@ class Decoder:
 
     @classmethod
     def from_pretrained(
-        cls, path: Path, config: RuntimeConfig, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+        cls,
+        path: Path | str,
+        config: RuntimeConfig,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        listen: bool = False,
     ) -> Decoder:
-        """Load a Llama, Qwen, Mistral or SmolLM checkpoint folder or GGUF file. Raises ConfigError if it cannot be."""
-        model, tokenizer = load_model(path, dtype, device)
-        return cls(model, tokenizer, config, name=path.stem)
+        """Load a Llama, Qwen, Mistral or SmolLM checkpoint folder or GGUF file; `listen` lets daemons attach.
+
+        Raises ConfigError if the model cannot be loaded or served.
+        """
+        model, tokenizer = load_model(Path(path), dtype, device)
+        decoder = cls(model, tokenizer, config, name=Path(path).stem)
+        if listen:
+            decoder.listen()
+        return decoder
+
+    def listen(self) -> None:
+        """Publish this process, so that `hotset ps` finds it and a daemon may attach; `close` ends it."""
+        link = ControlLink(model=self.kv.shape.name, geometry=self.kv.geometry, builtin_policy=self.config.policy)
+        self.steering = LinkSteering(link, lifetime=self.config.plan_lifetime)
 
     @torch.inference_mode()
     def open(
