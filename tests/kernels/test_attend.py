@@ -14,7 +14,7 @@ Shape = tuple[int, int, int, int | None, int, int]
 # (query heads, KV heads, head_dim, value_dim, page_size, pages): 7 heads a KV head; 100 pages of one token; a latent
 # row; 30 pages of 7 tokens with 80 dimensions, nothing of it a power of two.
 SHAPES = [
-    (14, 2, 64, None, 16, 9),
+    (7, 1, 64, None, 16, 9),
     (4, 4, 128, None, 1, 100),
     (3, 1, 576, 512, 4, 3),
     (3, 1, 80, None, 7, 30),

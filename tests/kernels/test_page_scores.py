@@ -47,14 +47,14 @@ def _exact(case: Case) -> torch.Tensor:
 def test_kernel_and_reference_agree_with_float64(
     width: int, heads: int, dim: int, dtype: torch.dtype, device: str, close: Close
 ) -> None:
-    case = _case(width, [width, 0, width // 3, 1], heads, dim, dtype)
+    case = _case(width, [width, 0, width // 3], heads, dim, dtype)
     exact = _exact(case)
     close("page_scores", dtype, _scores(case, device), exact)
     close("page_scores", dtype, reference.page_scores(*case, LAYER, KV_HEADS, LANES, 0.125), exact)
 
 
 def test_mass_adds_up_to_the_query_heads(device: str) -> None:
-    mass = _scores(_case(100, [100, 37], 14, 64, torch.float32), device)
+    mass = _scores(_case(63, [63, 37], 14, 64, torch.float32), device)
     torch.testing.assert_close(mass.sum(-1).cpu(), torch.full((2, KV_HEADS), 7.0))
     assert not mass[1, :, 37:].any()
 
