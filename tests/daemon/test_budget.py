@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotset.daemon.budget import MovementBudget
+from hotset.daemon.budget import LEAST_ROWS, STEP_SHARE, MovementBudget, ScoringBudget
 from hotset.protos.messages import StepStats
 
 
@@ -34,6 +35,19 @@ def test_the_rate_is_measured_from_what_demand_waited_for() -> None:
         budget.observe(StepStats(step_us=100, stall_us=100, demand_pages=5))
     assert budget.bytes_per_us is not None
     assert abs(budget.bytes_per_us - 50) < 1
+
+
+def test_scoring_takes_a_share_of_the_step() -> None:
+    budget = ScoringBudget(most=20_000)
+    step = StepStats(step_us=100_000)
+    assert budget.rows(step) == LEAST_ROWS
+    budget.observe(1000, 0.003)
+    assert budget.rows(step) == pytest.approx(STEP_SHARE * 0.1 / 3e-6, abs=1)
+    assert budget.rows(StepStats(step_us=10_000_000)) == 20_000
+    assert budget.rows(StepStats(step_us=10)) == LEAST_ROWS
+    budget.reset()
+    assert budget.rows(step) == LEAST_ROWS
+    assert ScoringBudget(most=100).rows(step) == 100
 
 
 COUNT = st.integers(0, 10**9)

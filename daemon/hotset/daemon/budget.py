@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from hotset.protos.messages import StepStats
 
 SMOOTHING = 0.9
+STEP_SHARE = 0.3
+LEAST_ROWS = 2048
 
 
 @dataclass
@@ -38,6 +40,30 @@ class MovementBudget:
             return room
         free_bytes = rate * self._window_us - stats.demand_pages * self.page_bytes
         return max(0, min(room, int(free_bytes // self.page_bytes)))
+
+
+@dataclass
+class ScoringBudget:
+    """How many pages to score in one plan, so that it arrives well within a step; `most` at any rate."""
+
+    most: int
+    _seconds_per_row: float | None = None
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """A plan that scored `rows` pages took `seconds`."""
+        if rows:
+            self._seconds_per_row = _smooth(self._seconds_per_row, seconds / rows)
+
+    def reset(self) -> None:
+        """Another scorer has another speed."""
+        self._seconds_per_row = None
+
+    def rows(self, stats: StepStats) -> int:
+        """Pages to score after a step that took `stats.step_us`; few until the scorer's speed is known."""
+        if self._seconds_per_row is None:
+            return min(self.most, LEAST_ROWS)
+        fit = STEP_SHARE * stats.step_us * 1e-6 / self._seconds_per_row
+        return max(min(LEAST_ROWS, self.most), min(self.most, int(fit)))
 
 
 def _smooth(old: float | None, new: float) -> float:

@@ -51,7 +51,7 @@ class PlanRules:
     margin: float = 1.0
     """A prefetch must be hotter than the page it pushes out by this much: 1 is half the time to next use."""
     rows: int = 1 << 15
-    """Pages scored in one plan, about; beyond that the lanes take turns."""
+    """Pages scored in one plan at most, about; beyond that the lanes take turns."""
 
 
 @dataclass(frozen=True)
@@ -69,25 +69,31 @@ class Planner:
     def __init__(self, rules: PlanRules) -> None:
         self.rules = rules
         self.number = 0
+        self.scored = 0
+        """Pages that the last plan scored."""
         self._lane = 0
 
-    def plan(self, state: SessionState, scorer: Scorer, prefetch_pages: int) -> Plan:
-        """The plan for `state` as of its last step, with at most `prefetch_pages` pages to prefetch."""
-        lanes = self._turn(state)
+    def plan(self, state: SessionState, scorer: Scorer, prefetch_pages: int, rows: int | None = None) -> Plan:
+        """The plan for `state` as of its last step, with at most `prefetch_pages` pages to prefetch.
+
+        Scores about `rows` pages: whole lanes, at least one, in turn from plan to plan.
+        """
+        lanes = self._turn(state, self.rules.rows if rows is None else rows)
         scored = score(state, scorer, self.rules.recent, self._lane, lanes)
+        self.scored = len(scored.pages)
         self._lane = (self._lane + lanes) % state.geometry.lanes
         # A lane that waits for its turn must not lose its values before it comes.
         turns = -(-state.geometry.lanes // lanes)
         self.number += 1
         return make_plan(state, scorer, scored, self.number, prefetch_pages, self.rules, turns)
 
-    def _turn(self, state: SessionState) -> int:
-        """How many lanes to score now, so that the pages to look at stay within `rules.rows`."""
+    def _turn(self, state: SessionState, rows: int) -> int:
+        """How many lanes to score now, so that the pages to look at stay within `rows`."""
         shape = state.geometry
         full = sum(s.length // shape.page_size for s in state.sequences.values()) * shape.lanes
         seen = len(state.sequences) * shape.candidates * shape.lanes
         expected = min(full, shape.slots + seen)
-        return max(1, min(shape.lanes, shape.lanes * self.rules.rows // max(1, expected)))
+        return max(1, min(shape.lanes, shape.lanes * rows // max(1, expected)))
 
 
 def score(state: SessionState, scorer: Scorer, recent: int, first: int, count: int) -> Scored:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hotset.daemon.budget import MovementBudget
+from hotset.daemon.budget import MovementBudget, ScoringBudget
 from hotset.daemon.config import DaemonConfig
 from hotset.daemon.planner import Planner, Scorer
 from hotset.daemon.recorder import Recorder, trace_meta
@@ -53,6 +53,7 @@ class Sidecar:
             folder / "trace", trace_meta(hello),
             rows_per_part=config.rows_per_part, flush_seconds=config.flush_seconds,
         )  # fmt: skip
+        self._scoring = ScoringBudget(config.rules.rows)
         self._flushed: threading.Event | None = None
         self._training: Training | None = None
         self._trained_at = 0
@@ -143,7 +144,10 @@ class Sidecar:
             self._tell(verdict=self._rule.verdict)
         if step.epoch % self._config.plan_every:
             return
-        plan = self._planner.plan(self.state, self._rule.scorer, self._budget.pages(step.stats))
+        start = time.monotonic()
+        rows = self._scoring.rows(step.stats)
+        plan = self._planner.plan(self.state, self._rule.scorer, self._budget.pages(step.stats), rows)
+        self._scoring.observe(self._planner.scored, time.monotonic() - start)
         counters = self.status.counters
         if not self._say(plan):
             counters.plans_dropped += 1
@@ -203,6 +207,7 @@ class Sidecar:
     def _tell(self, **details: str) -> None:
         """Note who plans from here on."""
         scorer = self._rule.scorer
+        self._scoring.reset()
         self.status.source, self.status.model_version = scorer.source, scorer.version
         self.status.phase(scorer.source, **details)
 

@@ -141,6 +141,7 @@ class TracePlayer:
         self._first_group = np.cumsum([0, *(_pages(s, meta.page_size) for s in sequences)]).astype(np.int32)
         self._groups = [_pages(s, meta.page_size, first=True) for s in sequences]
         self._open: list[int] = []
+        self._started: float | None = None
         self._row = [0] * len(sequences)
         self._rejected: Counter[str] = Counter()
         self._moved: tuple[Int32, Int32] = (np.empty(0, np.int32), np.empty(0, np.int32))
@@ -207,7 +208,7 @@ class TracePlayer:
         message = Step(
             epoch=self.epoch,
             sequences=[s.sequence for s in steps],
-            stats=self._stats(len(missed), len(before), start),
+            stats=self._stats(len(missed), len(before), self._period(start)),
             lengths=np.array([s.lengths[r] for s, r in zip(steps, rows, strict=True)], "<i4"),
             sequence_steps=np.array([s.steps[r] for s, r in zip(steps, rows, strict=True)], "<i4"),
             candidates=pages,
@@ -253,9 +254,14 @@ class TracePlayer:
         held = self.pool.resident[touched]
         return {"loaded": touched[held].astype("<i4"), "evicted": touched[~held].astype("<i4")}
 
-    def _stats(self, missed: int, prefetched: int, start: float) -> StepStats:
+    def _period(self, start: float) -> float:
+        """Seconds since the step before began: a player that is paced waits between steps."""
+        period, self._started = start - (self._started or start), start
+        return period
+
+    def _stats(self, missed: int, prefetched: int, seconds: float) -> StepStats:
         return StepStats(
-            step_us=int(1e6 * (time.perf_counter() - start)),
+            step_us=int(1e6 * seconds),
             demand_pages=missed,
             prefetch_pages=prefetched,
             moved_bytes=(missed + prefetched) * self._geometry.page_bytes,
