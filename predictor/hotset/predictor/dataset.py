@@ -1,8 +1,8 @@
 """Training rows of a recorded sequence: features and label of one snapshot, in a stream.
 
-At every step each lane contributes pages that could be resident: all that were used or were candidates within
-the last `RECENT` steps, and a share `OLD_SHARE` of those older. Their number is drawn so that a whole sequence
-gives about `fraction` times as many rows as it has candidates.
+At every step each lane contributes pages that could be victims: those that were used or were candidates within
+the last `RECENT` steps, and fewer (`RARE`) of those longer ago or used at this very step, which no pool evicts
+now. Their number is drawn so that a whole sequence gives about `fraction` times as many rows as it has candidates.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hotset.protos.trace import TraceMeta
 Float32 = npt.NDArray[np.float32]
 
 RECENT = 32
-OLD_SHARE = 0.25
+RARE = 0.25
 _CHUNK_ROWS = 1 << 16
 
 
@@ -66,7 +66,7 @@ def _steps(sequence: SequenceTrace, meta: TraceMeta, fraction: float, random: np
         pages, selected = sequence.pages[t], sequence.selected[t]
         state.observe(int(sequence.lengths[t]), pages, sequence.scores[t], selected)
         advance(upcoming, pages, selected, following[t])
-        lanes, chosen = _choose(state, fraction * pages.size, random)
+        lanes, chosen = choose(state, fraction * pages.size, random)
         target, censored = log_steps(upcoming[lanes, chosen], int(sequence.steps[t]), end)
         yield Rows(state.rows(lanes, chosen), target, censored, lanes)
 
@@ -82,7 +82,7 @@ def new_state(sequence: SequenceTrace, meta: TraceMeta) -> FeatureState:
     )
 
 
-def _choose(state: FeatureState, wanted: float, random: np.random.Generator) -> tuple[Int32, Int32]:
+def choose(state: FeatureState, wanted: float, random: np.random.Generator) -> tuple[Int32, Int32]:
     """Draw about `wanted` rows among the pages that could be resident: lanes and pages, ascending."""
     weights = _weights(state.memory, state.steps - 1)
     total = float(weights.sum())
@@ -99,7 +99,8 @@ def _weights(memory: PageMemory, step: int) -> Float32:
         for page in range(pages):
             last = max(memory.last_used[lane, page], memory.last_seen[lane, page])
             if last != NEVER:
-                weights[lane, page] = 1.0 if step - last <= RECENT else OLD_SHARE
+                ordinary = memory.last_used[lane, page] < step and step - last <= RECENT
+                weights[lane, page] = 1.0 if ordinary else RARE
     return weights
 
 

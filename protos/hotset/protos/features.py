@@ -14,15 +14,18 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 HALF_LIVES = (2.0, 8.0, 32.0, 128.0)
 """of the decayed use counts, in steps"""
-SCORE_DECAYS = (0.5, 0.8, 0.95)
+SCORE_DECAYS = (0.5, 0.7, 0.95)
 """of the score averages: average = decay * average + (1 - decay) * score, score 0 where not a candidate"""
 NEAR_HALF_LIFE = 8.0
 HEAT_HALF_LIFE = 8.0
 CHURN_DECAY = 0.8
 GAPS = 4
+ECHOES = 32
+"""earlier steps that vote on a page's next use"""
+ECHO_HORIZONS = (1, 4, 8, 16)
 REGION = 4
 """pages on each side that count as the region of a page"""
 
@@ -66,6 +69,10 @@ FEATURES: tuple[Feature, ...] = (
     Feature("above", "share of heads of all layers above that selected the page at the step before"),
     Feature("layer_heat", f"decayed count of uses in this layer and two on each side, half-life {HEAT_HALF_LIFE:g}"),
     Feature("heat", f"decayed count of uses in all layers, half-life {HEAT_HALF_LIFE:g}"),
+    *(
+        Feature(f"echo_{h}", f"share of votes of the {ECHOES} most similar earlier steps for a use within {h} steps")
+        for h in ECHO_HORIZONS
+    ),
     Feature("turnover", "share of the lane's selection at this step that was not selected at the step before"),
     Feature("churn", f"average of turnover, decay {CHURN_DECAY:g}"),
     Feature("threshold", "the lane's best score not selected at this step"),

@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from hotset.predictor.features.decay import AVERAGE_DECAYS, COUNT_DECAYS, NEAR_DECAYS, after
+from hotset.predictor.features.echo import EchoMemory, fill_echoes
 from hotset.predictor.features.memory import NEVER, Float32, Int32, LaneMemory, PageMemory
 from hotset.protos.features import GAPS, HALF_LIVES, REGION, SCORE_DECAYS
 
@@ -16,6 +17,7 @@ _NAN = np.float32(np.nan)
 def fill_rows(
     memory: PageMemory,
     view: LaneMemory,
+    echoes: EchoMemory,
     heads: int,
     step: int,
     newest: int,
@@ -29,6 +31,7 @@ def fill_rows(
         at = _own(memory, view, lane, page, step, out[row], 0)
         at = _place(memory, lane, page, step, newest, out[row], at)
         at = _others(memory, heads, lane, page, step, out[row], at)
+        at = fill_echoes(echoes, lane, lane // heads, page, step, out[row], at)
         out[row, at] = view.turnover[lane]
         out[row, at + 1] = view.churn[lane]
         out[row, at + 2] = view.threshold[lane]

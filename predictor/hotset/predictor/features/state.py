@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hotset.predictor.features.echo import EchoMemory, grown_echoes, make_echoes, observe_echoes
 from hotset.predictor.features.memory import (
     Bool,
     Float32,
@@ -18,7 +19,11 @@ from hotset.predictor.features.memory import (
 from hotset.predictor.features.observe import observe_step
 from hotset.predictor.features.rows import fill_rows
 from hotset.protos.errors import ConfigError
-from hotset.protos.features import FEATURES
+from hotset.protos.features import FEATURES, SCORE_DECAYS
+
+HEURISTIC_DECAY = 0.7
+"""of the score average that is the best plain heuristic"""
+_HEURISTIC = SCORE_DECAYS.index(HEURISTIC_DECAY)
 
 
 class FeatureState:
@@ -34,6 +39,7 @@ class FeatureState:
         self._lanes = layers * kv_heads
         self._page_size = page_size
         self._memory: PageMemory = make_pages(self._lanes, layers, max(1, pages))
+        self._echoes: EchoMemory = make_echoes(self._lanes, layers, max(1, pages))
         self._view: LaneMemory = make_lanes(self._lanes)
         self._newest = 0
         self._steps = 0
@@ -58,6 +64,7 @@ class FeatureState:
         self._newest = max(0, length - 1) // self._page_size
         self._reserve(max(self._newest, int(pages.max(initial=-1))) + 1)
         observe_step(self._memory, self._view, self._heads, self._steps, pages, scores, selected)
+        observe_echoes(self._echoes, self._memory.uses, self._heads, self._steps, pages, selected)
         self._steps += 1
 
     def rows(self, lanes: Int32, pages: Int32) -> Float32:
@@ -71,9 +78,19 @@ class FeatureState:
         if int(lanes.min()) < 0 or int(lanes.max()) >= self._lanes or int(pages.min()) < 0:
             raise ConfigError(f"rows of lanes 0..{self._lanes - 1} and pages from 0 only")
         self._reserve(int(pages.max()) + 1)
-        fill_rows(self._memory, self._view, self._heads, max(0, self._steps - 1), self._newest, lanes, pages, out)
+        now = max(0, self._steps - 1)
+        fill_rows(self._memory, self._view, self._echoes, self._heads, now, self._newest, lanes, pages, out)
         return out
+
+    def score_average(self, lanes: Int32, pages: Int32) -> Float32:
+        """Score averages [m] with decay HEURISTIC_DECAY as of the last observed step; larger is hotter."""
+        self._reserve(int(pages.max(initial=0)) + 1)
+        idle = self._steps - 1 - self._memory.last_seen[lanes, pages]
+        average: Float32 = self._memory.averages[lanes, pages, _HEURISTIC] * np.float32(HEURISTIC_DECAY) ** idle
+        return average
 
     def _reserve(self, pages: int) -> None:
         if pages > self._memory.pages:
-            self._memory = grown(self._memory, max(pages, self._memory.pages * 3 // 2))
+            room = max(pages, self._memory.pages * 3 // 2)
+            self._memory = grown(self._memory, room)
+            self._echoes = grown_echoes(self._echoes, room)

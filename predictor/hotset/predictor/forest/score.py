@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
+from hotset.predictor.features.bits import lowest_bit
 from hotset.predictor.forest.tables import Tables
 
 Float32 = npt.NDArray[np.float32]
@@ -16,16 +14,6 @@ Float64 = npt.NDArray[np.float64]
 
 _BLOCK = 64
 """rows whose interval search is done together, so that it runs on vector units"""
-
-
-@intrinsic
-def _trailing_zeros(context: Any, word: Any) -> Any:
-    """Number of zero bits below the lowest set one; undefined for 0."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.cttz(args[0], context.get_constant(types.boolean, 1))
-
-    return types.uint64(types.uint64), generate
 
 
 @njit(cache=True, boundscheck=False)
@@ -61,5 +49,5 @@ def add_scores(rows: Float32, tables: Tables, total: Float64) -> None:
                 word = 0
                 while remaining[tree * words_per_tree + word] == 0:
                     word += 1
-                bit: int = _trailing_zeros(remaining[tree * words_per_tree + word])  # type: ignore[call-arg]
-                total[first + r] += tables.leaf[tree, word * 64 + np.int64(bit)]
+                bit = lowest_bit(remaining[tree * words_per_tree + word])
+                total[first + r] += tables.leaf[tree, word * 64 + bit]

@@ -1,0 +1,225 @@
+"""What the second head sees: a page's features as of the step before, and where the lookahead ranks it now.
+
+A lookahead ranks pages for a lane by a query estimated a layer early. When layer l is ranked, the layers below it
+have been ranked for the same step too, and their ranks tell as well. Ranks count from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from hotset.predictor.dataset import new_state
+from hotset.predictor.features import FeatureState
+from hotset.predictor.trace.sequence import Bool, Int32, SequenceTrace
+from hotset.protos.errors import ConfigError
+from hotset.protos.features import FEATURES, Feature
+from hotset.protos.trace import TraceMeta
+
+Float32 = npt.NDArray[np.float32]
+
+RECALL_DECAY = 0.9
+USED_SHARE = 0.1
+"""of ranked pages used at the step before, that training rows keep: they are resident, and easy"""
+_CHUNK_ROWS = 1 << 16
+
+LOOKAHEAD_FEATURES: tuple[Feature, ...] = (
+    Feature("rank", "place of the page in the lane's lookahead for this step"),
+    Feature("rank_before", "the same at the step before"),
+    Feature("rank_gain", "rank_before minus rank"),
+    Feature("peer_rank", "best rank among the layer's other heads"),
+    Feature("below_rank", "best rank among the heads of the layer below"),
+    Feature("ranked_below", "share of heads of the four layers below that rank the page among their first k"),
+    Feature("ranked_in_all", "the same of all layers below"),
+    Feature("beside_rank", "better rank of the pages before and after"),
+    Feature("recall", f"share of the lane's first k that were selected, average of past steps, decay {RECALL_DECAY}"),
+    Feature("news", "share of the lane's first k that were not selected at the step before"),
+)
+WIDTH = len(FEATURES) + len(LOOKAHEAD_FEATURES)
+_NEAR_LAYERS = 4
+
+
+class RankMemory(NamedTuple):
+    """Ranks by page, -1 where a page is not ranked."""
+
+    now: Int32
+    """[L, P]"""
+    before: Int32
+    """[L, P]"""
+    ranked: Int32
+    """[layers + 1, P] heads of the layers below that rank the page among their first k"""
+    recall: Float32
+    """[L] NaN before the first step with both a lookahead and its outcome"""
+
+
+class LookaheadState:
+    """Ranks of one sequence; goes with a `FeatureState` of the same sequence."""
+
+    def __init__(self, *, layers: int, kv_heads: int, selected: int, pages: int) -> None:
+        self._heads, self._selected = kv_heads, selected
+        lanes = layers * kv_heads
+        self._memory = RankMemory(
+            np.full((lanes, pages), -1, np.int32),
+            np.full((lanes, pages), -1, np.int32),
+            np.zeros((layers + 1, pages), np.int32),
+            np.full(lanes, np.nan, np.float32),
+        )
+
+    def rank(self, features: FeatureState, ranks: Int32) -> tuple[Int32, Int32, Float32]:
+        """Take the lookahead [lanes, r] (-1 none) of the coming step; `features` has observed the step before it.
+
+        Returns lanes [m], pages [m] of all that is ranked, and rows [m, WIDTH]. Raises ConfigError if a rank names
+        a page beyond `pages`.
+        """
+        if int(ranks.max(initial=-1)) >= self._memory.now.shape[1]:
+            raise ConfigError(f"a lookahead names page {ranks.max()} of {self._memory.now.shape[1]}")
+        _take(self._memory, ranks, self._heads, self._selected)
+        rows_of, places = np.nonzero(ranks >= 0)
+        lanes: Int32 = rows_of.astype(np.int32)
+        pages: Int32 = ranks[rows_of, places].astype(np.int32)
+        rows: Float32 = np.empty((len(lanes), WIDTH), np.float32)
+        rows[:, : len(FEATURES)] = features.rows(lanes, pages)
+        last_used = features.memory.last_used
+        _fill(self._memory, last_used, features.steps - 1, self._heads, self._selected, lanes, pages, rows)
+        return lanes, pages, rows
+
+    def settle(self, pages: Int32, selected: Bool) -> None:
+        """Learn what the ranked step selected, [lanes, n]."""
+        _settle(self._memory, self._selected, pages, selected)
+
+
+@njit(cache=True)
+def _take(memory: RankMemory, ranks: Int32, heads: int, selected: int) -> None:
+    memory.before[:] = memory.now
+    memory.now[:] = -1
+    memory.ranked[:] = 0
+    lanes = ranks.shape[0]
+    for lane in range(lanes):
+        for rank in range(ranks.shape[1]):
+            page = ranks[lane, rank]
+            if page >= 0:
+                memory.now[lane, page] = rank
+                memory.ranked[lane // heads + 1, page] += rank < selected
+    for layer in range(1, len(memory.ranked)):
+        memory.ranked[layer] += memory.ranked[layer - 1]
+
+
+@njit(cache=True)
+def _fill(
+    memory: RankMemory,
+    last_used: Int32,
+    last_step: int,
+    heads: int,
+    selected: int,
+    lanes: Int32,
+    pages: Int32,
+    rows: Float32,
+) -> None:
+    count = memory.now.shape[1]
+    first = rows.shape[1] - 10
+    news = np.zeros(len(memory.recall), np.float32)
+    for i in range(len(lanes)):
+        fresh = last_used[lanes[i], pages[i]] != last_step
+        news[lanes[i]] += fresh and memory.now[lanes[i], pages[i]] < selected
+    for i in range(len(lanes)):
+        lane, page, out = lanes[i], pages[i], rows[i, first:]
+        layer = lane // heads
+        rank, before = memory.now[lane, page], memory.before[lane, page]
+        out[0] = rank
+        out[1] = before if before >= 0 else np.nan
+        out[2] = before - rank if before >= 0 else np.nan
+        out[3] = _best(memory.now, layer * heads, (layer + 1) * heads, lane, page)
+        out[4] = _best(memory.now, (layer - 1) * heads, layer * heads, lane, page) if layer else np.nan
+        lowest = max(0, layer - _NEAR_LAYERS)
+        near = memory.ranked[layer, page] - memory.ranked[lowest, page]
+        out[5] = near / ((layer - lowest) * heads) if layer else np.nan
+        out[6] = memory.ranked[layer, page] / (layer * heads) if layer else np.nan
+        beside = np.float32(np.nan)
+        for other in (page - 1, page + 1):
+            if 0 <= other < count and memory.now[lane, other] >= 0:
+                beside = np.fmin(beside, np.float32(memory.now[lane, other]))
+        out[7] = beside
+        out[8] = memory.recall[lane]
+        out[9] = news[lane] / selected
+
+
+@njit(cache=True)
+def _best(ranks: Int32, first: int, end: int, but: int, page: int) -> np.float32:
+    best = np.float32(np.nan)
+    for lane in range(first, end):
+        if lane != but and ranks[lane, page] >= 0:
+            best = np.fmin(best, np.float32(ranks[lane, page]))
+    return best
+
+
+@njit(cache=True)
+def _settle(memory: RankMemory, selected_pages: int, pages: Int32, selected: Bool) -> None:
+    for lane in range(pages.shape[0]):
+        hits = 0
+        for i in range(pages.shape[1]):
+            if selected[lane, i]:
+                hits += 0 <= memory.now[lane, pages[lane, i]] < selected_pages
+        share = np.float32(hits / selected_pages)
+        old = memory.recall[lane]
+        memory.recall[lane] = share if np.isnan(old) else RECALL_DECAY * old + (1.0 - RECALL_DECAY) * share
+
+
+class UseRows(NamedTuple):
+    """A chunk of m training rows of the second head."""
+
+    features: Float32
+    """[m, WIDTH]"""
+    used: Bool
+    """[m] selected at the step that was ranked"""
+    lane: Int32
+    """[m]"""
+
+
+def use_rows(
+    sequence: SequenceTrace, meta: TraceMeta, *, early: int = 1, fraction: float, seed: int
+) -> Iterator[UseRows]:
+    """Training rows of pages ranked `early` layers ahead, in chunks; none if the sequence has no such lookahead.
+
+    Pages used at the step before are drawn with `fraction * USED_SHARE`, all others with `fraction`.
+    """
+    if early not in sequence.lookahead:
+        return
+    random = np.random.default_rng(seed)
+    parts: list[UseRows] = []
+    for part in _steps(sequence, meta, early):
+        used_before = part.features[:, 0] == 0.0
+        chosen = random.random(len(part.used)) < np.where(used_before, fraction * USED_SHARE, fraction)
+        parts.append(UseRows(part.features[chosen], part.used[chosen], part.lane[chosen]))
+        if sum(len(p.used) for p in parts) >= _CHUNK_ROWS:
+            yield _join(parts)
+            parts = []
+    if parts:
+        yield _join(parts)
+
+
+def _steps(sequence: SequenceTrace, meta: TraceMeta, early: int) -> Iterator[UseRows]:
+    features, state = new_state(sequence, meta), new_lookahead(sequence.page_count, meta)
+    for t in range(len(sequence.steps)):
+        pages, selected = sequence.pages[t], sequence.selected[t]
+        if t:
+            lanes, ranked, rows = state.rank(features, sequence.lookahead[early][t])
+            chosen = np.zeros((len(pages), sequence.page_count), np.bool_)
+            lane, candidate = np.nonzero(selected)
+            chosen[lane, pages[lane, candidate]] = True
+            yield UseRows(rows, chosen[lanes, ranked], lanes)
+            state.settle(pages, selected)
+        features.observe(int(sequence.lengths[t]), pages, sequence.scores[t], selected)
+
+
+def new_lookahead(pages: int, meta: TraceMeta) -> LookaheadState:
+    """An empty state for a decode of `meta` with pages below `pages`."""
+    return LookaheadState(layers=meta.layers, kv_heads=meta.kv_heads, selected=meta.selected, pages=pages)
+
+
+def _join(parts: list[UseRows]) -> UseRows:
+    features, used, lane = zip(*parts, strict=True)
+    return UseRows(np.concatenate(features), np.concatenate(used), np.concatenate(lane))

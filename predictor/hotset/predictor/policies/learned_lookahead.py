@@ -1,0 +1,96 @@
+"""Learned with lookahead: prefetch what a second head expects to be used at this very step.
+
+a layer early: p = use head(features as of the step before, ranks of the lookahead), for every ranked page
+prefetch:      not resident and p at least the threshold that keeps moved bytes at 1.2 times LRU's
+protect:       resident pages that are ranked take a value by p, so that no prefetch takes their place
+victim:        as in `learned`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hotset.predictor.lookahead import new_lookahead
+from hotset.predictor.policies.base import (
+    Float32,
+    PolicyError,
+    Prefetch,
+    SteeredPolicy,
+    Steering,
+    SteeringContext,
+    StepView,
+)
+from hotset.predictor.policies.budget import MovementBudget
+from hotset.predictor.policies.learned import LearnedSteering
+from hotset.predictor.trace.sequence import Bool, Int32
+
+if TYPE_CHECKING:
+    from hotset.predictor.model import ReuseModel
+
+EARLY = 1
+DEFAULT_BUDGET = 1.2
+_PROTECTED = 0.15
+"""least probability at which a resident page is protected for this step"""
+
+
+class LookaheadSteering(LearnedSteering):
+    """Eviction as in `learned`, prefetches by the second head within a movement budget."""
+
+    def __init__(self, context: SteeringContext, model: ReuseModel, budget: float) -> None:
+        super().__init__(context, model)
+        lanes = context.meta.layers * context.meta.kv_heads
+        self._ranks = new_lookahead(context.page_count, context.meta)
+        self._budget = MovementBudget(budget, lanes=lanes, slots_per_lane=context.slots_per_lane)
+        self._resident: Bool = np.zeros((lanes, context.page_count), np.bool_)
+        self._prefetched = 0
+
+    def prefetch(self, length: int, lookahead: Mapping[int, Int32], resident: Bool) -> Prefetch | None:
+        """See Steering. Raises PolicyError if the trace recorded no lookahead."""
+        if EARLY not in lookahead:
+            raise PolicyError("this policy needs a trace with a recorded lookahead, one layer early")
+        ranks = lookahead[EARLY]
+        lanes, pages, rows = self._ranks.rank(self.state, ranks)
+        sure = self.model.predict_use(rows)
+        here = resident[lanes, pages]
+        wanted = np.where(here, sure >= _PROTECTED, sure >= self._budget.threshold)
+        self._resident = resident.copy()
+        self._resident[lanes[wanted], pages[wanted]] = True
+        self._prefetched = int((wanted & ~here).sum())
+        return _by_lane(lanes[wanted], pages[wanted], sure[wanted], ranks.shape)
+
+    def observe(self, step: StepView) -> None:
+        """See Steering."""
+        super().observe(step)
+        self._ranks.settle(step.pages, step.selected)
+        lane, candidate = np.nonzero(step.selected)
+        missed = int((~self._resident[lane, step.pages[lane, candidate]]).sum())
+        self._budget.settle(self.state, step.pages, step.selected, missed + self._prefetched)
+
+
+def _by_lane(lanes: Int32, pages: Int32, sure: Float32, shape: tuple[int, ...]) -> Prefetch:
+    """Pages by lane, surest first; a value of -1 means certain, 2 that it is not used."""
+    order = np.lexsort((-sure, lanes))
+    lanes, pages, sure = lanes[order], pages[order], sure[order]
+    place = np.arange(len(lanes)) - np.searchsorted(lanes, lanes)
+    listed = np.full(shape, -1, np.int32)
+    values = np.full(shape, np.inf, np.float32)
+    listed[lanes, place] = pages
+    values[lanes, place] = 2.0 - 3.0 * sure
+    return Prefetch(listed, values, EARLY)
+
+
+def open_with(budget: float, context: SteeringContext, model: ReuseModel | None) -> Steering:
+    """A steering that moves `budget` times what LRU would. Raises PolicyError without a model of two heads."""
+    if model is None or model.use_forest is None:
+        raise PolicyError("this policy needs a model trained on a log that recorded a lookahead")
+    return LookaheadSteering(context, model, budget)
+
+
+def _open(context: SteeringContext, model: ReuseModel | None) -> Steering:
+    return open_with(DEFAULT_BUDGET, context, model)
+
+
+POLICY = SteeredPolicy("learned-lookahead", "prefetch by lookahead, 1.2 times LRU's bytes", open=_open, fresh=True)
