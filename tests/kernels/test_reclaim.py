@@ -66,6 +66,13 @@ def test_used_pinned_and_filling_slots_are_never_taken(
     assert int((after.state == RESERVED).sum()) == live.numel() - 50
 
 
+def test_nothing_to_take(device: str, random_state: MakeState, to: Move, same_state: Same) -> None:
+    state = random_state(6, slots=100, groups=50)
+    state.last_used.fill_(99)
+    after = _both(state, 50, 60, "score-ema", device, to, same_state)
+    assert not (after.state == RESERVED).any()
+
+
 def test_rescued_slots_are_not_pushed_twice(device: str, random_state: MakeState, to: Move, same_state: Same) -> None:
     state = random_state(3, slots=63, groups=50, reserve=20)
     rescued = torch.nonzero(state.state == RESERVED).flatten()[:10]

@@ -41,6 +41,8 @@ def graph_us(body: Body, *, prepare: Body | None = None, calls: int = 20, repeat
 
 
 def _replay_us(body: Body, calls: int, repeats: int) -> float:
+    # The inputs may still be on their way, on another stream.
+    torch.cuda.synchronize()
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
         # The first call compiles, which a capture must not.

@@ -192,7 +192,8 @@ def reserve_chosen(
         before = tl.zeros([], tl.int32)
         if tl.sum(tied.to(tl.int32)) > 0:
             before = tl.atomic_add(ties, tl.sum(tied.to(tl.int32)), sem="relaxed")
-        taken = (key > least) | (tied & (before + tie <= wanted))
+        # A key of 0 is never taken, also not where no key is larger and `least` means nothing.
+        taken = (key > 0) & ((key > least) | (tied & (before + tie <= wanted)))
         tl.store(kind + i, RESERVED, mask=taken)
         fresh = taken & (tl.load(in_ring + i, mask=taken, other=0) == 0)
         count = tl.sum(fresh.to(tl.int32))

@@ -110,6 +110,7 @@ def _time(kernel: Callable[[], object], copy: Callable[[], object] | None) -> fl
 
 
 def _graph(body: Callable[[], object], calls: int) -> torch.cuda.CUDAGraph:
+    torch.cuda.synchronize()
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
         body()
