@@ -13,7 +13,7 @@ import pytest
 from hotset.predictor.recipe import lightgbm_params
 from hotset.training.engines import Job, make_engine
 from hotset.training.errors import TrainingError
-from hotset.training.labels import labels
+from hotset.training.labels import gather, reuse_labels
 from hotset.training.logs import open_logs
 from hotset.training.measures import draw, row_metrics
 from hotset.training.rows import RowSet, TrainingRows, build_rows
@@ -51,7 +51,7 @@ def test_the_seed_reaches_lightgbm(make_log: MakeLog, tmp_path: Path) -> None:
 
 def test_labels_come_in_the_order_of_the_rows(make_log: MakeLog, tmp_path: Path) -> None:
     rows = rows_of(make_log(), tmp_path / "rows").train
-    label, weight = labels(rows)
+    label, weight = gather(rows, reuse_labels)
     target, censored = rows.column("target"), rows.column("censored").astype(np.bool_)
     assert label.shape == weight.shape == (rows.rows,)
     short = ~censored & (target < 5)

@@ -10,7 +10,10 @@ import lightgbm as lgb
 import numpy as np
 import pytest
 
-from hotset.predictor.model import CARD_FILE, MODEL_FILE, ReuseModel
+from hotset.predictor.lookahead import WIDTH as LOOKAHEAD_WIDTH
+from hotset.predictor.model import CARD_FILE, MODEL_FILE, USE_FILE, ReuseModel
+from hotset.predictor.replay import replay
+from hotset.predictor.trace import read_trace
 from hotset.protos.errors import HotsetError, TraceError
 from hotset.protos.features import FEATURES
 from hotset.training import registry
@@ -21,6 +24,7 @@ from hotset.training.store import Store
 from hotset.training.train import TrainResult, train
 
 MakeLog = Callable[..., Path]
+SAMPLE = Path(__file__).parents[1] / "data" / "sample.parquet"
 
 
 def run(log: Path, out: Path, store: Store, name: str, **options: object) -> TrainResult:
@@ -104,6 +108,25 @@ def test_the_mlmodel_has_a_signature_that_mlflow_reads(trained: tuple[Path, Trai
     assert model.signature is not None
     assert model.signature.inputs.input_names() == [feature.name for feature in FEATURES]
     assert set(model.flavors) == {"lightgbm", "python_function"}
+
+
+def test_a_log_with_lookahead_gives_a_second_head(tmp_path: Path, store: Store, name: str) -> None:
+    result = run(SAMPLE, tmp_path / "out", store, name, rows=60_000)
+    assert result.metrics["use_auc"] > 0.8
+    loaded = ReuseModel.load(result.folder)
+    rows = np.random.default_rng(0).normal(5, 5, (32, LOOKAHEAD_WIDTH)).astype(np.float32)
+    booster = lgb.Booster(model_file=result.folder / USE_FILE)
+    assert np.allclose(loaded.predict_use(rows), booster.predict(rows, num_threads=1), atol=1e-6)
+    moved = {
+        policy: replay([read_trace(SAMPLE)], policy, ratio=2.0, model=loaded).demand_misses
+        for policy in ("learned", "learned-lookahead")
+    }
+    assert moved["learned-lookahead"] < moved["learned"]
+
+
+def test_a_log_without_lookahead_gives_one_head(trained: tuple[Path, TrainResult]) -> None:
+    assert ReuseModel.load(trained[1].folder).use_text is None
+    assert "use_auc" not in trained[1].metrics
 
 
 def test_a_run_that_a_killed_trainer_left_open_is_closed(

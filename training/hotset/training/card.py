@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import lightgbm as lgb
 import numpy as np
 
 from hotset.predictor.model import ModelCard, ReuseModel
+from hotset.training.engines import Params
 from hotset.training.judgement import Judgement
 from hotset.training.rows import FEATURE_NAMES, Floats, TrainingRows
+from hotset.training.use_head import UseHead
 
 _BORDERS = np.linspace(0.0, 1.0, 11)[1:-1]
 _DRIFT_ROWS = 20_000
@@ -19,19 +19,20 @@ def make_model(
     booster: lgb.Booster,
     rows: TrainingRows,
     judgement: Judgement,
-    params: Mapping[str, float | int | str | bool],
+    params: Params,
+    use: UseHead | None,
 ) -> ReuseModel:
-    """The model of `booster`; its card names every stretch of a sequence that it was trained on."""
+    """The model of `booster` and, if there is one, the second head; its card names what it was trained on."""
     features = judgement.train.features[:: max(1, len(judgement.train.features) // _DRIFT_ROWS)]
     card = ModelCard(
-        params=dict(params),
+        params=params,
         trained_on=tuple(extent.encode() for extent in rows.train.extents),
-        metrics=judgement.metrics,
+        metrics=judgement.metrics | (use.metrics if use else {}),
         error=judgement.metrics["label_mse"],
         feature_quantiles=_deciles(features),
         missing=dict(zip(FEATURE_NAMES, np.isnan(features).mean(axis=0).tolist(), strict=True)),
     )
-    return ReuseModel(card, booster.model_to_string())
+    return ReuseModel(card, booster.model_to_string(), None if use is None else use.text)
 
 
 def _deciles(features: Floats) -> dict[str, tuple[float, ...]]:

@@ -1,6 +1,6 @@
 """Training rows on disk: written once in a stream, read back in slices, so that they may exceed memory.
 
-A shard holds the sampled rows of one piece of one sequence as raw little-endian arrays in four files. What
+A shard holds the sampled rows of one piece of one sequence as raw little-endian arrays in a file a column. What
 stays in memory while shards are written is one sequence of the log and one chunk of rows.
 """
 
@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
 from hotset.predictor.dataset import Rows, sequence_rows
+from hotset.predictor.lookahead import UseRows
 from hotset.predictor.trace import SequenceTrace
 from hotset.protos.features import FEATURES
 from hotset.protos.trace import TraceMeta
@@ -30,7 +31,7 @@ Report = Callable[[str, int, int], None]
 Floats = npt.NDArray[np.float32]
 FEATURE_NAMES = [feature.name for feature in FEATURES]
 WIDTH = len(FEATURES)
-_FIELDS: dict[str, str] = {"features": "<f4", "target": "<f4", "censored": "|b1", "lane": "<i4"}
+_DTYPES = {"features": "<f4", "target": "<f4", "censored": "|b1", "used": "|b1", "lane": "<i4"}
 _BATCH_ROWS = 1 << 15
 
 
@@ -40,15 +41,16 @@ class Shard:
 
     path: Path
     rows: int
+    width: int = WIDTH
 
     @property
     def features(self) -> Floats:
-        """float32 [rows, WIDTH]."""
-        return np.memmap(self.path.with_suffix(".features"), "<f4", "r", shape=(self.rows, WIDTH))
+        """float32 [rows, width]."""
+        return np.memmap(self.path.with_suffix(".features"), "<f4", "r", shape=(self.rows, self.width))
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """`target`, `censored` or `lane`, [rows], read into memory."""
-        return np.fromfile(self.path.with_suffix(f".{name}"), _FIELDS[name], count=self.rows)
+        """Another column of the rows, such as `target`, [rows], read into memory."""
+        return np.fromfile(self.path.with_suffix(f".{name}"), _DTYPES[name], count=self.rows)
 
 
 class ShardSequence(lgb.Sequence):
@@ -86,12 +88,12 @@ class RowSet:
         return np.concatenate([shard.column(name) for shard in self.shards])
 
     def sample(self, count: int, seed: int) -> tuple[Floats, npt.NDArray[np.int64]]:
-        """At most `count` rows in order: features [m, WIDTH] and the row numbers [m]."""
+        """At most `count` rows in order: features [m, width] and the row numbers [m]."""
         if self.rows <= count:
             chosen = np.arange(self.rows)
         else:
             chosen = np.sort(np.random.default_rng(seed).choice(self.rows, count, replace=False))
-        parts, first = [np.empty((0, WIDTH), np.float32)], 0
+        parts, first = [np.empty((0, self.shards[0].width if self.shards else WIDTH), np.float32)], 0
         for shard in self.shards:
             inside = chosen[(chosen >= first) & (chosen < first + shard.rows)] - first
             parts.append(np.asarray(shard.features[inside]))
@@ -150,7 +152,7 @@ def _write_pieces(
     for index, piece in enumerate(pieces):
         part = slice_steps(sequence, round(piece.begin * steps), round(piece.end * steps))
         path = base.with_name(f"{base.name}-{index}")
-        shard = _write_shard(path, _chunks(part, log.meta, fraction, seed))
+        shard = write_shard(path, _chunks(part, log.meta, fraction, seed))
         written.append((piece, shard, narrow(whole, part)))
     return written
 
@@ -159,12 +161,15 @@ def _chunks(part: SequenceTrace, meta: TraceMeta, fraction: float, seed: int) ->
     return sequence_rows(part, meta, fraction=fraction, seed=seed) if len(part.lengths) else ()
 
 
-def _write_shard(path: Path, chunks: Iterable[Rows]) -> Shard:
+def write_shard(path: Path, chunks: Iterable[Rows | UseRows], width: int = WIDTH) -> Shard:
+    """Write chunks of rows, all of one kind, as they come."""
     rows = 0
     with ExitStack() as stack:
-        files = {name: stack.enter_context(path.with_suffix(f".{name}").open("wb")) for name in _FIELDS}
+        files: dict[str, BinaryIO] = {}
         for chunk in chunks:
-            rows += len(chunk.target)
-            for name, dtype in _FIELDS.items():
-                np.ascontiguousarray(getattr(chunk, name), dtype=dtype).tofile(files[name])
-    return Shard(path, rows)
+            rows += len(chunk.lane)
+            for name, values in chunk._asdict().items():
+                if name not in files:
+                    files[name] = stack.enter_context(path.with_suffix(f".{name}").open("wb"))
+                np.ascontiguousarray(values, dtype=_DTYPES[name]).tofile(files[name])
+    return Shard(path, rows, width)

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import lightgbm as lgb
-
 from hotset.predictor.model import MODEL_FILE, ReuseModel
 from hotset.predictor.recipe import TREES, lightgbm_params
 from hotset.training import registry
 from hotset.training.card import make_model
-from hotset.training.engines import Job, make_engine
+from hotset.training.engines import Job, Params, make_engine
 from hotset.training.files import make_folder, replace_folder, scratch_folder
 from hotset.training.flavor import add_mlmodel
 from hotset.training.judgement import Judgement, judge_booster
@@ -23,11 +21,10 @@ from hotset.training.rows import Report, TrainingRows, build_rows
 from hotset.training.split import Split, split_logs
 from hotset.training.store import Store, open_store
 from hotset.training.tracking import MODEL_FOLDER, RunRecord, RunRef, log_run
+from hotset.training.use_head import build_use_rows, fit_use_head
 
 PLOTS_FOLDER = "plots"
 MANY_ROWS = 4_000_000
-
-Params = dict[str, float | int | str | bool]
 
 
 @dataclass(frozen=True)
@@ -77,27 +74,28 @@ def train(
     make_folder(out)
     with scratch_folder(out, "rows") as scratch:
         rows = build_rows(opened, split, scratch, max_rows=options.rows, seed=options.seed, report=report)
-        params = booster_params(options, rows.train.rows)
-        booster = _fit(rows, params, options, report)
+        engine, job = make_engine(options.engine), _job(options, rows.train.rows)
+        booster = engine.fit(rows.train, job, report)
         judgement = judge_booster(booster, rows, options.seed)
-    model = make_model(booster, rows, judgement, params)
+        lookahead = build_use_rows(opened, split, scratch, fraction=rows.fraction, seed=options.seed, report=report)
+        use = fit_use_head(lookahead, engine, job, report) if lookahead else None
+    model = make_model(booster, rows, judgement, job.params, use)
     folder = replace_folder(out / MODEL_FOLDER, lambda fresh: _save_model(model, fresh))
     replace_folder(out / PLOTS_FOLDER, judgement.save)
     report("recording", 0, 1)
     run, version = _record(store, out, model, opened, rows, judgement, options)
     report("recording", 1, 1)
     seconds = time.monotonic() - start
-    return TrainResult(folder, model, version, run, judgement.metrics, tuple(opened), split, seconds)
+    return TrainResult(folder, model, version, run, model.card.metrics, tuple(opened), split, seconds)
 
 
-def _fit(rows: TrainingRows, params: Params, options: TrainOptions, report: Report) -> lgb.Booster:
-    job = Job(
-        params=params,
+def _job(options: TrainOptions, rows: int) -> Job:
+    return Job(
+        params=booster_params(options, rows),
         trees=options.trees or TREES,
         scheduler=options.scheduler,
         workers=options.workers,
     )
-    return make_engine(options.engine).fit(rows.train, job, report)
 
 
 def booster_params(options: TrainOptions, rows: int) -> Params:
@@ -132,7 +130,7 @@ def _record(
     record = RunRecord(
         folders={name: out / name for name in (MODEL_FOLDER, PLOTS_FOLDER)},
         params=_params(options, rows),
-        metrics=judgement.metrics,
+        metrics=model.card.metrics,
         curves=judgement.curves,
         logs=logs,
         tags={
@@ -143,7 +141,7 @@ def _record(
     )
     run = log_run(store, options.experiment, f"{options.name}-{model.card.version[:8]}", record)
     version = registry.register(
-        options.name, run.model_source(MODEL_FOLDER), run.run_id, judgement.metrics, store=store.uri
+        options.name, run.model_source(MODEL_FOLDER), run.run_id, model.card.metrics, store=store.uri
     )
     registry.set_challenger(version, store=store.uri)
     return run, version

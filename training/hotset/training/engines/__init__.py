@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from hotset.training.engines.base import Engine, Job
+from hotset.training.engines.base import Engine, Job, Params
 from hotset.training.engines.dask import DaskEngine
 from hotset.training.engines.local import LocalEngine
 from hotset.training.errors import TrainingError
 
 ENGINES: dict[str, type[Engine]] = {"local": LocalEngine, "dask": DaskEngine}
 
-__all__ = ["ENGINES", "Engine", "Job", "make_engine"]
+__all__ = ["ENGINES", "Engine", "Job", "Params", "make_engine"]
 
 
 def make_engine(name: str) -> Engine:

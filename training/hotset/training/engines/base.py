@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import lightgbm as lgb
 
-from hotset.training.rows import Report, RowSet
+from hotset.training.labels import ShardLabels, reuse_labels
+from hotset.training.rows import FEATURE_NAMES, Report, RowSet
+
+Params = dict[str, float | int | str | bool]
+"""LightGBM parameters."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to fit: LightGBM parameters (seed and threads included) and how many trees."""
+    """What to fit: LightGBM parameters (seed and threads included), how many trees, and to which labels."""
 
-    params: Mapping[str, object]
+    params: Params
     trees: int
+    names: Sequence[str] = tuple(FEATURE_NAMES)
+    labels: ShardLabels = reuse_labels
     scheduler: str | None = None
     workers: int = 2
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -18,8 +19,8 @@ import numpy.typing as npt
 
 from hotset.training.engines.base import Job
 from hotset.training.errors import TrainingError
-from hotset.training.labels import shard_labels
-from hotset.training.rows import FEATURE_NAMES, WIDTH, Report, RowSet, Shard
+from hotset.training.labels import ShardLabels
+from hotset.training.rows import Report, RowSet, Shard
 
 _PARTITION_ROWS = 1 << 18
 _CONNECT_SECONDS = 15
@@ -41,15 +42,16 @@ def _fit(client: Any, rows: RowSet, job: Job) -> lgb.Booster:
     parts = list(_partitions(rows, len(client.scheduler_info()["workers"])))
     # The number of threads is the workers' own; LightGBM takes it from them.
     params: dict[str, Any] = {k: v for k, v in job.params.items() if k != "num_threads"}
+    # The objective decides what is fitted; the classifier would only wrap it in classes.
     model = lgb.DaskLGBMRegressor(client=client, n_estimators=job.trees, **params)
     with warnings.catch_warnings():
         # Said of every fit: the estimator always has the parameter, and the distributed learner never takes it.
         warnings.filterwarnings("ignore", message="Parameter n_jobs will be ignored")
         model.fit(
-            _array(parts, _features, WIDTH),
-            _array(parts, _targets),
-            sample_weight=_array(parts, _weights),
-            feature_name=FEATURE_NAMES,
+            _array(parts, _features, len(job.names)),
+            _array(parts, partial(_label, job.labels, 0)),
+            sample_weight=_array(parts, partial(_label, job.labels, 1)),
+            feature_name=list(job.names),
         )
     return model.booster_
 
@@ -77,12 +79,9 @@ def _features(shard: Shard, start: int, stop: int) -> npt.NDArray[np.float32]:
     return np.array(shard.features[start:stop])
 
 
-def _targets(shard: Shard, start: int, stop: int) -> npt.NDArray[np.float32]:
-    return shard_labels(shard)[0][start:stop]
-
-
-def _weights(shard: Shard, start: int, stop: int) -> npt.NDArray[np.float32]:
-    return shard_labels(shard)[1][start:stop]
+def _label(labels: ShardLabels, column: int, shard: Shard, start: int, stop: int) -> npt.NDArray[np.float32]:
+    """Labels (column 0) or weights (1) of a slice."""
+    return labels(shard)[column][start:stop]
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from typing import Any
 import lightgbm as lgb
 
 from hotset.training.engines.base import Job
-from hotset.training.labels import labels
-from hotset.training.rows import FEATURE_NAMES, Report, RowSet, ShardSequence
+from hotset.training.labels import gather
+from hotset.training.rows import Report, RowSet, ShardSequence
 
 
 class LocalEngine:
@@ -17,9 +17,9 @@ class LocalEngine:
     def fit(self, rows: RowSet, job: Job, report: Report) -> lgb.Booster:
         """See `Engine.fit`."""
         report("binning", 0, 1)
-        y, weight = labels(rows)
+        y, weight = gather(rows, job.labels)
         shards: Any = [ShardSequence(shard) for shard in rows.shards]
-        data = lgb.Dataset(shards, y, weight=weight, feature_name=FEATURE_NAMES, params=dict(job.params))
+        data = lgb.Dataset(shards, y, weight=weight, feature_name=list(job.names), params=dict(job.params))
         data.construct()
         report("binning", 1, 1)
         return lgb.train(
