@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hotset.daemon.heat import DECAY, Heat, nominate
+from hotset.daemon.heat import Heat, nominate
 from hotset.daemon.planner import Planner, PlanRules, choose_prefetch, score
 from hotset.daemon.state import SequenceState, SessionState
+from hotset.protos.heat import CEILING, DECAY, EPSILON, FLOOR
 from hotset.protos.messages import Geometry, SequenceOpen, Step
 
 Int32 = npt.NDArray[np.int32]
@@ -68,20 +69,27 @@ def test_lazy_averages_equal_the_ones_updated_at_every_step() -> None:
         pages = np.stack([rng.permutation(10)[:4] for _ in range(3)]).astype(np.int32)
         pages[rng.random(pages.shape) < 0.2] = -1
         scores = rng.integers(0, 256, pages.shape, dtype=np.uint8)
-        heat.observe(pages, scores)
+        selected = (pages >= 0) & (rng.random(pages.shape) < 0.5)
+        heat.observe(pages, scores, selected)
         expected *= DECAY
+        threshold = np.where((pages >= 0) & ~selected, scores, 0).max(1)
         for lane, i in zip(*np.nonzero(pages >= 0), strict=True):
-            expected[lane, pages[lane, i]] += (1 - DECAY) * scores[lane, i]
+            least = FLOOR if selected[lane, i] else 0.0
+            margin = max(least, FLOOR + float(scores[lane, i]) - float(threshold[lane]))
+            expected[lane, pages[lane, i]] += (1 - DECAY) * margin
     lanes, page = np.divmod(np.arange(30, dtype=np.int32), np.int32(10))
-    np.testing.assert_allclose(heat.values(lanes, page), (255 - expected.ravel()) / 8, rtol=1e-4)
+    np.testing.assert_allclose(
+        heat.values(lanes, page), CEILING - np.log2(expected.ravel() + EPSILON), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_averages_survive_growth() -> None:
     heat = Heat(lanes=1, pages=2)
-    heat.observe(np.array([[1]], np.int32), np.array([[100]], np.uint8))
+    heat.observe(np.array([[1]], np.int32), np.array([[100]], np.uint8), np.array([[True]]))
     heat.grow(5000)
     values = heat.values(np.zeros(2, np.int32), np.array([1, 4999], np.int32))
-    np.testing.assert_allclose(values, [(255 - 30) / 8, 255 / 8])
+    used = CEILING - np.log2((1 - DECAY) * (FLOOR + 100) + EPSILON)
+    np.testing.assert_allclose(values, [used, CEILING - np.log2(EPSILON)], rtol=1e-5)
 
 
 @given(st.integers(1, 5), st.integers(0, 6), st.integers(0, 4), st.integers(1, 5), st.data())

@@ -44,7 +44,7 @@ def untiered(model: Any) -> list[list[int]]:
     return decode(model, hbm_fraction=1.0)
 
 
-@pytest.mark.parametrize("policy", ["lru", "score-ema"])
+@pytest.mark.parametrize("policy", ["lru", "score-ema", "margin-ema"])
 @pytest.mark.parametrize("pool", [SMALLEST, SMALLEST + 7, 100, 300])
 def test_tokens_do_not_depend_on_policy_or_pool(model: Any, untiered: list[list[int]], policy: str, pool: int) -> None:
     assert decode(model, policy=policy, hbm_pages=pool) == untiered

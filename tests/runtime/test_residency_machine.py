@@ -29,7 +29,11 @@ class Residency(RuleBasedStateMachine):
         self.expected: dict[int, torch.Tensor] = {}
         self.stamp = 0.0
 
-    @initialize(slots=st.integers(20, 40), host=st.sampled_from([9, 60]), policy=st.sampled_from(["lru", "score-ema"]))
+    @initialize(
+        slots=st.integers(20, 40),
+        host=st.sampled_from([9, 60]),
+        policy=st.sampled_from(["lru", "score-ema", "margin-ema"]),
+    )
     def start(self, slots: int, host: int, policy: str) -> None:
         self.folder = tempfile.TemporaryDirectory()
         config = RuntimeConfig.checked(

@@ -34,7 +34,7 @@ def test_the_result_says_what_was_made_and_why_it_serves(
     assert ReuseModel.load(Path(result["model"])).card.version == result["model_version"]
     assert result["version"] == "1"
     assert result["split"].startswith("by time: the last 20% of the steps of each of 3 sequences")
-    assert [f["contender"] for f in result["gate"]["figures"]] == ["challenger", "lru", "score-ema"]
+    assert [f["contender"] for f in result["gate"]["figures"]] == ["challenger", "lru", "score-ema", "margin-ema"]
     assert set(result["mlflow_run"]) == {"experiment", "run_id", "run_name", "tracking_uri"}
     serving = registry.champion(name, store=store.uri)
     assert (serving is not None) is result["promoted"] is result["gate"]["passed"]

@@ -1,7 +1,6 @@
-"""Score averages of every page of one sequence: the heuristic, and who was seen lately. Compiled.
+"""Averages of score margins of every page of one sequence (hotset.protos.heat), and who was seen lately. Compiled.
 
-The average of a page is `ema = 0.7*ema + 0.3*score` at every step, with score 0 where it is no candidate
-(the runtime's built-in policy keeps the same). Decay is lazy: a cell is brought up to date when touched.
+The runtime's built-in policy keeps the same averages. Decay is lazy: a cell is brought up to date when touched.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from hotset.protos.heat import CEILING, DECAY, EPSILON, FLOOR
+
 Int32 = npt.NDArray[np.int32]
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
-DECAY = 0.7
 NEVER = -(1 << 30)
 GROWTH = 256
 
@@ -30,10 +30,10 @@ class Heat:
         self.seen: Int32 = np.full(self.ema.shape, NEVER, np.int32)
         self.now = 0
 
-    def observe(self, pages: Int32, scores: UInt8) -> None:
-        """One step: candidates and scores, both [lanes, n], pages padded with -1 and at most `grow`n to."""
+    def observe(self, pages: Int32, scores: UInt8, selected: Bool) -> None:
+        """One step: candidates, all [lanes, n], pages padded with -1 and at most `grow`n to."""
         self.now += 1
-        _observe(self.ema, self.seen, self.now, pages, scores)
+        _observe(self.ema, self.seen, self.now, pages, scores, selected)
 
     def grow(self, pages: int) -> None:
         """Make room for page numbers below `pages`."""
@@ -44,18 +44,24 @@ class Heat:
             self.seen = np.pad(self.seen, wide, constant_values=NEVER)
 
     def values(self, lanes: Int32, pages: Int32) -> Float32:
-        """log2 of steps to next use, as the average suggests: (255 - ema)/8. Arguments and result are [m]."""
+        """log2 of steps to next use, as the average suggests. Arguments and result are [m]."""
         return _values(self.ema, self.seen, self.now, lanes, pages)  # type: ignore[no-any-return]
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _observe(ema: Any, seen: Any, now: int, pages: Any, scores: Any) -> None:
+def _observe(ema: Any, seen: Any, now: int, pages: Any, scores: Any, selected: Any) -> None:
     for lane in range(pages.shape[0]):
+        threshold = 0.0
+        for i in range(pages.shape[1]):
+            if pages[lane, i] >= 0 and not selected[lane, i]:
+                threshold = max(threshold, float(scores[lane, i]))
         for i in range(pages.shape[1]):
             page = pages[lane, i]
             if page >= 0:
+                margin = FLOOR + scores[lane, i] - threshold
+                margin = max(margin, FLOOR if selected[lane, i] else 0.0)
                 idle = min(now - seen[lane, page], 128)
-                ema[lane, page] = ema[lane, page] * DECAY**idle + (1 - DECAY) * scores[lane, i]
+                ema[lane, page] = ema[lane, page] * DECAY**idle + (1 - DECAY) * margin
                 seen[lane, page] = now
 
 
@@ -64,7 +70,7 @@ def _values(ema: Any, seen: Any, now: int, lanes: Any, pages: Any) -> Any:
     out = np.empty(lanes.size, np.float32)
     for i in range(lanes.size):
         idle = min(now - seen[lanes[i], pages[i]], 128)
-        out[i] = (255 - ema[lanes[i], pages[i]] * DECAY**idle) / 8
+        out[i] = CEILING - np.log2(ema[lanes[i], pages[i]] * DECAY**idle + EPSILON)
     return out
 
 

@@ -1,4 +1,4 @@
-"""What values a page: the score average from the first step on, the learned model once there is one."""
+"""What values a page: the average of its margins from the first step on, the learned model once there is one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Float32 = npt.NDArray[np.float32]
 
 
 class HeuristicScorer:
-    """(255 - score average)/8, the currency in which the runtime's built-in policy ranks as well."""
+    """The average of score margins (hotset.protos.heat), by which the runtime's built-in policy ranks as well."""
 
     source: Literal["heuristic"] = "heuristic"
     version = ""
-    prefetch_below = 9.0
-    """Recorded traces at B = 2k: from 10 on, prefetches by score average cost more misses than they save."""
+    prefetch_below = 1.0
+    """Only pages that have stood at the threshold for a while: prefetching more by averages costs more than it saves."""
 
     def values(self, sequence: SequenceState, lanes: Int32, pages: Int32) -> Float32:
         """See planner.Scorer."""

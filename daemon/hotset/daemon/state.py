@@ -92,8 +92,8 @@ class SequenceState:
         """Learn from one step."""
         self.length = part.length
         self.heat.grow(int(part.pages.max(initial=-1)) + 1)
-        self.heat.observe(part.pages, part.scores)
         selected = (part.flags & AccessFlag.SELECTED) != 0
+        self.heat.observe(part.pages, part.scores, selected)
         self.features.observe(part.length, part.pages, part.scores, selected)
 
 

@@ -42,7 +42,7 @@ class ResidencyState:
     prefetched: torch.Tensor  # [S] bool, brought in by prefetch and not used since
     value: torch.Tensor  # [S] float32, log2 of predicted steps to next use
     value_until: torch.Tensor  # [S] int32, tick up to which `value` (from a plan) beats the built-in policy
-    ema: torch.Tensor  # [P] float32, exponential average of the page's scores (0..255)
+    ema: torch.Tensor  # [P] float32, average of the page's scores, 8 an octave; 255 - 8 * value
     generation: torch.Tensor  # [G] int32, grows when the group is freed
     ring: torch.Tensor  # [S] int32
     in_ring: torch.Tensor  # [S] bool

@@ -25,7 +25,7 @@ class RuntimeConfig(BaseModel):
     host_pages: Annotated[int | None, Field(ge=1, description="host frames; default: room for everything")] = None
     disk_dir: Annotated[Path | None, Field(description="folder of the disk tier; default: no disk tier")] = None
     selector: Literal["bounds", "mass"] = "bounds"
-    policy: Literal["score-ema", "lru"] = "score-ema"
+    policy: Literal["margin-ema", "score-ema", "lru"] = "margin-ema"
     prefill_chunk: Annotated[int, Field(ge=1, description="tokens a prefill pass; rounded up to pages")] = 512
     plan_lifetime: Annotated[int, Field(ge=1, description="steps that a plan's values outlive its epoch")] = 16
 

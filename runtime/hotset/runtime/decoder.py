@@ -173,7 +173,7 @@ class Decoder:
         for generation, row in zip(batch, logits, strict=True):
             generation.tokens.append(generation.sampler(row))
             self.kv.end_token(generation.sequence)
-        self.kv.manager.observe(*done.candidate_pages())
+        self.kv.manager.observe(*done.candidate_heat(margins=self.kv.manager.by_margin))
         self.kv.manager.end_step()
         report = self._report(start, before, len(batch))
         self.steering.end_step(self.epoch, int(self.kv.manager.state.tick))

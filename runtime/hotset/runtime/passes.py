@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from hotset.kernels.attend import attend
 from hotset.kernels.select import mass_to_score, select
+from hotset.protos.heat import FLOOR
 from hotset.protos.messages import AccessFlag
 from hotset.runtime.groups import Sequence
 from hotset.runtime.paged_kv import PagedKV
@@ -129,13 +130,18 @@ class DecodePass:
         out = attend(query, self.kv.manager.rows, resolved.slots.view_as(chosen), valid, scale=scale)
         return out[:, None]
 
-    def candidate_pages(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Physical pages of all recorded candidates ([n] int64) and their scores ([n] float32)."""
+    def candidate_heat(self, *, margins: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Physical pages of all recorded candidates ([n] int64), with their scores or their margins ([n] float32)."""
         pages = torch.stack(
             [self._physical(self.candidates[:, layer], layer) for layer in range(self.kv.shape.layers)], dim=1
         )
-        there = pages >= 0
-        return pages[there].long(), self.scores[there].float()
+        heat, there = self.scores.float(), pages >= 0
+        if margins:
+            selected = (self.flags & int(AccessFlag.SELECTED)) != 0
+            threshold = torch.where(there & ~selected, heat, 0.0).amax(-1, keepdim=True)
+            heat = (FLOOR + heat - threshold).clamp(min=0)
+            heat = torch.where(selected, heat.clamp(min=FLOOR), heat)
+        return pages[there].long(), heat[there]
 
     def _physical(self, ids: torch.Tensor, layer: int) -> torch.Tensor:
         """Logical pages [B, Hkv, m] int32 (-1 pads) to physical ones, int32."""

@@ -22,10 +22,9 @@ from hotset.kernels.reserve import reserve_level
 from hotset.kernels.resolve import PoolTooSmallError, Resolved, resolve
 from hotset.kernels.state import FREE, LIVE, PINNED, ResidencyState
 from hotset.protos.errors import CapacityError
+from hotset.protos.heat import CEILING, DECAY, EPSILON
 from hotset.runtime.backing import BackingStore
 from hotset.runtime.prefetcher import Prefetcher
-
-EMA_DECAY = 0.7
 
 
 @dataclass
@@ -66,7 +65,9 @@ class ResidencyManager:
     ) -> None:
         self.state = ResidencyState.create(slots=slots, groups=groups, layers=layers, kv_heads=kv_heads, device=device)
         self.lanes = layers * kv_heads
-        self.policy = policy
+        self.policy = "lru" if policy == "lru" else "score-ema"
+        self.by_margin = policy == "margin-ema"
+        self._average = torch.zeros_like(self.state.ema)
         self.backing = backing
         self.rows = torch.zeros((slots, *row_shape), dtype=dtype, device=device)
         self.page_bytes = self.rows[0].numel() * dtype.itemsize
@@ -131,6 +132,7 @@ class ResidencyManager:
         if groups:
             index = torch.tensor(groups)
             release(self.state, index)
+            self._average[self.pages_of(index)] = 0.0
             self.backing.free(self.pages_of(index).flatten())
 
     # A step: begin, then resolve layer by layer, then end.
@@ -164,10 +166,15 @@ class ResidencyManager:
             self.commit_prefetches(wait=True)
             return resolve(self.state, pages, self.policy)
 
-    def observe(self, pages: torch.Tensor, scores: torch.Tensor) -> None:
-        """Fold this step's scores ([n] 0..255) of candidate `pages` ([n] int64) into the averages of all pages."""
-        self.state.ema.mul_(EMA_DECAY)
-        self.state.ema[pages] += (1 - EMA_DECAY) * scores
+    def observe(self, pages: torch.Tensor, heat: torch.Tensor) -> None:
+        """Fold this step's `heat` ([n] scores, or margins under margin-ema) of `pages` ([n] int64) into all averages.
+
+        The kernels rank by (255 - ema)/8, so an average of margins is kept as the score that has its value.
+        """
+        average = self._average.mul_(DECAY)
+        average[pages] += (1 - DECAY) * heat
+        value = CEILING - torch.log2(average + EPSILON)
+        self.state.ema.copy_(255 - 8 * value if self.by_margin else average)
 
     def end_step(self) -> None:
         """Off the critical path: refill the reserve from the worst values."""

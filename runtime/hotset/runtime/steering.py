@@ -75,6 +75,7 @@ class LinkSteering(Steering):
 
     def end_step(self, epoch: int, tick: int) -> None:
         """See Steering."""
+        self.link.at_epoch(epoch)
         self._tick_of[epoch] = tick
         self._tick_of.pop(epoch - _KEPT_TICKS, None)
 

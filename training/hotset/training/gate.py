@@ -14,7 +14,7 @@ from hotset.training.logs import Extent, extent_of
 
 LEARNED = "learned"
 BOUND = "belady"
-QUICK_HEURISTICS = ("lru", "score-ema")
+QUICK_HEURISTICS = ("lru", "score-ema", "margin-ema")
 # Random is no contender; all others of the registry that neither learn nor see the future are to be beaten.
 HEURISTICS = tuple(name for name in POLICIES if name not in {BOUND, "random"} and LEARNED not in name)
 

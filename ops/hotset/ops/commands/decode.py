@@ -41,7 +41,7 @@ def decode(
     page_size: Annotated[int, typer.Option(help="tokens a page")] = 16,
     selected: Annotated[int, typer.Option(help="pages attended to per lane and step")] = 32,
     selector: Annotated[str, typer.Option(help="bounds (Quest) or mass (oracle)")] = "bounds",
-    policy: Annotated[str, typer.Option(help="built-in policy: score-ema or lru")] = "score-ema",
+    policy: Annotated[str, typer.Option(help="built-in policy: margin-ema, score-ema or lru")] = "margin-ema",
     untiered: Annotated[bool, typer.Option("--untiered", help="keep everything in fast memory")] = False,
     check: Annotated[bool, typer.Option("--check", help="decode again untiered and compare all tokens")] = False,
     listen: Annotated[bool, typer.Option("--listen/--no-listen", help="let a daemon attach")] = True,

@@ -20,6 +20,8 @@ from hotset.ops.report.build import write_report
 
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 900.0
+SELECTED, PAGE_TOKENS = 32, 16
+SELECTED_TOKENS = SELECTED * PAGE_TOKENS
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class DemoOptions:
     model: Path | None = None
     sequences: int = 3
     context: int = 4096
-    hbm_fraction: float = 0.25
+    hbm_fraction: float = 0.15
     builtin_steps: int = 16
     train_after: int = 24
     learned_steps: int = 48
@@ -120,7 +122,9 @@ def _show_decode(where: Path, options: DemoOptions, bar: Callable[[str, int, int
 def _learned_steps(log: Path, where: Path, options: DemoOptions, bar: Callable[[str, int, int], None]) -> int:
     """Mirror what the daemon does; returns decode steps since the model was swapped in."""
     status = session_status(log)
-    epochs = {phase["phase"]: phase["epoch"] for phase in status.get("phases", [])}
+    epochs: dict[str, int] = {}
+    for phase in status.get("phases", []):
+        epochs.setdefault(phase["phase"], phase["epoch"])
     logged, steps = status.get("counters", {}).get("steps_logged", 0), steps_done(where)
     wanted = options.train_after * options.sequences
     if "heuristic" in epochs:
@@ -145,13 +149,19 @@ def _decode_arguments(options: DemoOptions, model: Path, folder: Path) -> list[s
     return [
         *arguments, "--context", str(options.context), "--max-new-tokens", str(options.most_steps), "--ignore-eos",
         "--hbm-fraction", str(options.hbm_fraction), "--temperature", "0.8", "--seed", str(options.seed),
-        "--policy", "lru", "--check", "--out", str(folder / "decode"),
+        "--policy", "lru", "--selected", str(SELECTED), "--page-size", str(PAGE_TOKENS), "--check", "--out", str(folder / "decode"),
     ]  # fmt: skip
 
 
 def _daemon_arguments(options: DemoOptions, folder: Path, pid: int) -> list[str]:
-    store = f"sqlite:///{(options.runs / 'mlflow.db').absolute()}"
-    job = ["--experiment", "hotset-demo", "--tracking-uri", store, "--pool", "shared", "--seed", str(options.seed)]
+    store = (options.runs / "mlflow").absolute()
+    store.mkdir(exist_ok=True)
+    # The gate replays a pool of the size that the decode process has.
+    ratio = max(1.0, options.hbm_fraction * options.context / SELECTED_TOKENS)
+    job = [
+        "--experiment", "hotset-demo", "--tracking-uri", f"sqlite:///{store}/mlflow.db", "--pool", "shared",
+        "--ratio", f"{ratio:.2f}", "--seed", str(options.seed),
+    ]  # fmt: skip
     return [
         "daemon", "--pid", str(pid), "--log-dir", str(folder / "daemon"), "--train",
         "--train-after", str(options.train_after * options.sequences), "--swap", "always",

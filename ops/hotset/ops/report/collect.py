@@ -14,7 +14,8 @@ from hotset.predictor.trace import SequenceTrace, Trace
 from hotset.protos.errors import ConfigError
 
 PHASES = ("builtin", "heuristic", "learned")
-REPLAYED = ("lru", "score-ema", "learned", "learned-prefetch", "belady")
+_STEERED_BY = {"heuristic": "heuristic", "learned": "learned", "lease_lost": "builtin", "end": "builtin"}
+REPLAYED = ("lru", "score-ema", "margin-ema", "learned", "learned-prefetch", "belady")
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,11 @@ class Run:
 
     def phase_of(self, step: dict[str, Any]) -> str:
         """Who steered a step: plans made from the step of an event act on the steps after it."""
-        attach, swap = self.epoch("attach"), self.epoch("swap")
-        if swap is not None and step["epoch"] > swap:
-            return "learned"
-        return "heuristic" if attach is not None and step["epoch"] > attach else "builtin"
+        steering = "builtin"
+        for event in self.status["phases"]:
+            if event["epoch"] < step["epoch"] and event["phase"] in _STEERED_BY:
+                steering = _STEERED_BY[event["phase"]]
+        return steering
 
 
 def read_run(folder: Path) -> Run:

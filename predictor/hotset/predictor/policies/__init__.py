@@ -19,6 +19,7 @@ POLICIES: dict[str, str] = {
     "wtinylfu": "wtinylfu",
     "score": "score",
     "score-ema": "score_ema",
+    "margin-ema": "margin_ema",
     "random": "random",
     "belady": "belady",
     "learned": "learned",

@@ -122,6 +122,10 @@ class ControlLink:
         self._outbox.append(message)
         self._transport.wake()
 
+    def at_epoch(self, epoch: int) -> None:
+        """Tell whoever attaches from now on that the loop stands at `epoch`, also while nobody gets step messages."""
+        self._epoch = epoch
+
     def take_plan(self) -> Plan | None:
         """The newest plan of the lease holder that was not taken yet."""
         return self._mailbox.take_plan()
