@@ -149,7 +149,8 @@ def _decode_arguments(options: DemoOptions, model: Path, folder: Path) -> list[s
     return [
         *arguments, "--context", str(options.context), "--max-new-tokens", str(options.most_steps), "--ignore-eos",
         "--hbm-fraction", str(options.hbm_fraction), "--temperature", "0.8", "--seed", str(options.seed),
-        "--policy", "lru", "--selected", str(SELECTED), "--page-size", str(PAGE_TOKENS), "--check", "--out", str(folder / "decode"),
+        "--policy", "lru", "--selected", str(SELECTED), "--page-size", str(PAGE_TOKENS), "--check",
+        "--out", str(folder / "decode"),
     ]  # fmt: skip
 
 
