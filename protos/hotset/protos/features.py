@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 HALF_LIVES = (2.0, 8.0, 32.0, 128.0)
 """of the decayed use counts, in steps"""
 SCORE_DECAYS = (0.5, 0.7, 0.95)
@@ -49,6 +49,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("margin", "last_score minus the lane's best score not selected at this step"),
     Feature("trend", "score minus the score before it, when last a candidate"),
     *(Feature(f"score_ema_{d:g}", f"average of scores, decay {d:g}") for d in SCORE_DECAYS),
+    Feature("margin_ema", "average of margins, decay and margin as in hotset.protos.heat, 0 where not a candidate"),
     Feature("near_count", f"decayed count of being a candidate not selected, half-life {NEAR_HALF_LIFE:g}"),
     Feature("near_age", "steps since last a candidate not selected"),
     Feature("from_end", "pages between this one and the newest"),

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from hotset.protos import heat
 from hotset.protos.features import HALF_LIVES, HEAT_HALF_LIFE, NEAR_HALF_LIFE, SCORE_DECAYS
 
 Float64 = npt.NDArray[np.float64]
@@ -23,6 +24,8 @@ COUNT_DECAYS = _table([2.0 ** (-1.0 / half_life) for half_life in HALF_LIVES])
 """[steps, half-lives]"""
 AVERAGE_DECAYS = _table(SCORE_DECAYS)
 """[steps, decays]"""
+MARGIN_DECAYS = _table([heat.DECAY])
+"""[steps, 1]"""
 NEAR_DECAYS = _table([2.0 ** (-1.0 / NEAR_HALF_LIFE)])
 """[steps, 1]"""
 HEAT_DECAY = 2.0 ** (-1.0 / HEAT_HALF_LIFE)

@@ -38,6 +38,8 @@ class PageMemory(NamedTuple):
     """[L, P] score of the candidacy before the last, -1 if there was none"""
     averages: Float32
     """[L, P, decays] score averages as of last_seen"""
+    margin: Float32
+    """[L, P] margin average as of last_seen"""
     near: Float32
     """[L, P] decayed count of candidacies without selection, as of near_at"""
     near_at: Int32
@@ -91,6 +93,7 @@ def make_pages(lanes: int, layers: int, pages: int) -> PageMemory:
         last_score=np.zeros((lanes, pages), np.uint8),
         score_before=ints(lanes, -1),
         averages=floats(lanes, pages, len(SCORE_DECAYS)),
+        margin=floats(lanes, pages),
         near=floats(lanes, pages),
         near_at=ints(lanes, NEVER),
         selecting=ints(layers),

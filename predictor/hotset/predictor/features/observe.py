@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from hotset.predictor.features.decay import AVERAGE_DECAYS, COUNT_DECAYS, HEAT_DECAY, NEAR_DECAYS, after
+from hotset.predictor.features.decay import AVERAGE_DECAYS, COUNT_DECAYS, HEAT_DECAY, MARGIN_DECAYS, NEAR_DECAYS, after
 from hotset.predictor.features.memory import NEVER, Bool, Int32, LaneMemory, PageMemory, UInt8
 from hotset.protos.features import CHURN_DECAY, GAPS, HALF_LIVES, SCORE_DECAYS
+from hotset.protos.heat import DECAY, FLOOR
 
 _DECAYS = np.array(SCORE_DECAYS)
 
@@ -20,12 +21,15 @@ def observe_step(
     memory.selected_before[:] = memory.selecting
     memory.selecting[:] = 0
     for lane in range(pages.shape[0]):
-        _observe_lane(lanes, memory, lane, step, pages[lane], scores[lane], selected[lane])
+        best = _observe_lane(lanes, memory, lane, step, pages[lane], scores[lane], selected[lane])
         for i in range(pages.shape[1]):
             page = pages[lane, i]
             if page < 0:
                 continue
-            _see(memory, lane, page, step, scores[lane, i])
+            margin = max(0.0, FLOOR + scores[lane, i] - max(best, 0.0))
+            if selected[lane, i]:
+                margin = max(margin, FLOOR)
+            _see(memory, lane, page, step, scores[lane, i], margin)
             if selected[lane, i]:
                 _use(memory, lane, page, step)
                 memory.selecting[lane // heads, page] += 1
@@ -37,7 +41,8 @@ def observe_step(
 @njit(cache=True)
 def _observe_lane(
     lanes: LaneMemory, memory: PageMemory, lane: int, step: int, pages: Int32, scores: UInt8, selected: Bool
-) -> None:
+) -> int:
+    """Returns the best score that was not selected, -1 if there is none."""
     best, lowest, fresh, count = -1, 256, 0, 0
     for i in range(len(pages)):
         if pages[i] < 0:
@@ -57,16 +62,19 @@ def _observe_lane(
         lanes.churn[lane] = turnover
     else:
         lanes.churn[lane] = CHURN_DECAY * lanes.churn[lane] + (1.0 - CHURN_DECAY) * turnover
+    return best
 
 
 @njit(cache=True)
-def _see(memory: PageMemory, lane: int, page: int, step: int, score: int) -> None:
+def _see(memory: PageMemory, lane: int, page: int, step: int, score: int, margin: float) -> None:
     seen = memory.last_seen[lane, page]
     if seen != NEVER:
         memory.score_before[lane, page] = memory.last_score[lane, page]
     for i in range(len(_DECAYS)):
         aged = memory.averages[lane, page, i] * after(AVERAGE_DECAYS, step - seen, i) if seen != NEVER else 0.0
         memory.averages[lane, page, i] = aged + (1.0 - _DECAYS[i]) * score
+    aged = memory.margin[lane, page] * after(MARGIN_DECAYS, step - seen, 0) if seen != NEVER else 0.0
+    memory.margin[lane, page] = aged + (1.0 - DECAY) * margin
     memory.last_score[lane, page] = score
     memory.last_seen[lane, page] = step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from hotset.predictor.features.decay import AVERAGE_DECAYS, COUNT_DECAYS, NEAR_DECAYS, after
+from hotset.predictor.features.decay import AVERAGE_DECAYS, COUNT_DECAYS, MARGIN_DECAYS, NEAR_DECAYS, after
 from hotset.predictor.features.echo import EchoMemory, fill_echoes
 from hotset.predictor.features.memory import NEVER, Float32, Int32, LaneMemory, PageMemory
 from hotset.protos.features import GAPS, HALF_LIVES, REGION, SCORE_DECAYS
@@ -67,6 +67,8 @@ def _own(memory: PageMemory, view: LaneMemory, lane: int, page: int, step: int, 
     for i in range(len(SCORE_DECAYS)):
         out[at + i] = memory.averages[lane, page, i] * after(AVERAGE_DECAYS, unseen, i) if known else 0.0
     at += len(SCORE_DECAYS)
+    out[at] = memory.margin[lane, page] * after(MARGIN_DECAYS, unseen, 0) if known else 0.0
+    at += 1
     missed_out = near_at != NEVER
     out[at] = memory.near[lane, page] * after(NEAR_DECAYS, step - near_at, 0) if missed_out else 0.0
     out[at + 1] = step - near_at if missed_out else _NAN

@@ -18,12 +18,9 @@ from hotset.predictor.features.memory import (
 )
 from hotset.predictor.features.observe import observe_step
 from hotset.predictor.features.rows import fill_rows
+from hotset.protos import heat
 from hotset.protos.errors import ConfigError
-from hotset.protos.features import FEATURES, SCORE_DECAYS
-
-HEURISTIC_DECAY = 0.7
-"""of the score average that is the best plain heuristic"""
-_HEURISTIC = SCORE_DECAYS.index(HEURISTIC_DECAY)
+from hotset.protos.features import FEATURES
 
 
 class FeatureState:
@@ -82,12 +79,11 @@ class FeatureState:
         fill_rows(self._memory, self._view, self._echoes, self._heads, now, self._newest, lanes, pages, out)
         return out
 
-    def score_average(self, lanes: Int32, pages: Int32) -> Float32:
-        """Score averages [m] with decay HEURISTIC_DECAY as of the last observed step; larger is hotter."""
+    def margin_average(self, lanes: Int32, pages: Int32) -> Float32:
+        """Margin averages [m] as of the last observed step: the heuristic of `margin-ema`; larger is hotter."""
         self._reserve(int(pages.max(initial=0)) + 1)
-        idle = self._steps - 1 - self._memory.last_seen[lanes, pages]
-        average: Float32 = self._memory.averages[lanes, pages, _HEURISTIC] * np.float32(HEURISTIC_DECAY) ** idle
-        return average
+        idle = np.maximum(0, self._steps - 1 - self._memory.last_seen[lanes, pages])
+        return (self._memory.margin[lanes, pages] * heat.DECAY**idle).astype(np.float32)
 
     def _reserve(self, pages: int) -> None:
         if pages > self._memory.pages:

@@ -62,7 +62,7 @@ class Guard:
 
     The ghosts run both policies on the same accesses of a few lanes of every sequence, with `slots_per_lane`
     slots each. After every window of steps the learned policy loses its turn if it missed more than TOLERANCE
-    over the heuristic (score average, decay 0.7), and gets it back once it misses no more than the heuristic.
+    over the heuristic (`margin-ema`), and gets it back once it misses no more than the heuristic.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Guard:
             values = (
                 self._model.predict(features.rows(lanes, victims))
                 if learned
-                else -features.score_average(lanes, victims)
+                else -features.margin_average(lanes, victims)
             )
             misses = pool.serve(pages, selected, rows, victims, values)
             if not cold:

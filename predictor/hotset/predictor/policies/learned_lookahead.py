@@ -34,6 +34,8 @@ EARLY = 1
 DEFAULT_BUDGET = 1.2
 _PROTECTED = 0.15
 """least probability at which a resident page is protected for this step"""
+_UNUSED, _USED = 2.0, -1.0
+"""values, in log2 of steps, of a page that is surely not, and surely used at this step"""
 
 
 class LookaheadSteering(LearnedSteering):
@@ -71,14 +73,14 @@ class LookaheadSteering(LearnedSteering):
 
 
 def _by_lane(lanes: Int32, pages: Int32, sure: Float32, shape: tuple[int, ...]) -> Prefetch:
-    """Pages by lane, surest first; a value of -1 means certain, 2 that it is not used."""
+    """Pages by lane, surest first, with values between _USED and _UNUSED."""
     order = np.lexsort((-sure, lanes))
     lanes, pages, sure = lanes[order], pages[order], sure[order]
     place = np.arange(len(lanes)) - np.searchsorted(lanes, lanes)
     listed = np.full(shape, -1, np.int32)
     values = np.full(shape, np.inf, np.float32)
     listed[lanes, place] = pages
-    values[lanes, place] = 2.0 - 3.0 * sure
+    values[lanes, place] = _UNUSED - (_UNUSED - _USED) * sure
     return Prefetch(listed, values, EARLY)
 
 
