@@ -22,7 +22,7 @@ class HeuristicScorer:
     source: Literal["heuristic"] = "heuristic"
     version = ""
     prefetch_below = 1.0
-    """Only pages that have stood at the threshold for a while: more prefetching by averages costs more than it saves."""
+    """Only pages that have stood at the threshold for a while: more of it costs more than it saves."""
 
     def values(self, sequence: SequenceState, lanes: Int32, pages: Int32) -> Float32:
         """See planner.Scorer."""
