@@ -14,6 +14,7 @@ from hotset.ops.commands import evaluate, models, promote, train
 from hotset.protos.errors import HotsetError
 from hotset.training import registry
 from hotset.training.errors import RegistryError, TrainingError
+from hotset.training.gate import QUICK_HEURISTICS
 from hotset.training.store import Store
 
 MakeLog = Callable[..., Path]
@@ -71,7 +72,7 @@ def test_evaluate_tells_errors_and_replay(run: Run, tmp_path: Path, name: str) -
     told = json.loads(run("evaluate", f"models:/{name}@challenger", SAMPLE, "--json").stdout)
     assert 0.5 < told["metrics"]["auc_within_4"] <= 1.0
     figures = {each["contender"]: each for each in told["figures"]}
-    assert list(figures) == ["model", "lru", "score-ema", "belady"]
+    assert list(figures) == ["model", *QUICK_HEURISTICS, "belady"]
     assert figures["belady"]["demand_misses"] <= figures["model"]["demand_misses"]
     table = run("evaluate", tmp_path / "out" / "model", SAMPLE).stdout
     assert "belady" in table
