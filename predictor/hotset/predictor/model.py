@@ -14,8 +14,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hotset.predictor.forest import Forest
+from hotset.predictor.lookahead import WIDTH
 from hotset.protos.errors import ModelError
-from hotset.protos.features import FEATURES_HASH
+from hotset.protos.features import FEATURES, FEATURES_HASH
 
 Float32 = npt.NDArray[np.float32]
 
@@ -31,7 +32,7 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    version: str = Field("", description="start of the SHA-256 of the text model; empty: filled in")
+    version: str = Field("", description="start of the SHA-256 of both texts; empty: filled in")
     features_hash: str = FEATURES_HASH
     params: dict[str, float | int | str | bool] = Field(default_factory=dict)
     trained_on: tuple[str, ...] = Field((), description="fingerprints of the data")
@@ -56,15 +57,15 @@ class ReuseModel:
         if card.features_hash != FEATURES_HASH:
             raise ModelError("the model was trained for other features than this version computes; train it anew")
         if card.version and not digest.startswith(card.version):
-            # A version of the first text alone is also good: trainers may name a model before its second head.
-            alone = hashlib.sha256(text.encode()).hexdigest()
-            if not alone.startswith(card.version):
-                raise ModelError(f"the model text is not the one of the card (version {card.version}): damaged?")
+            raise ModelError(f"the model text is not the one of the card (version {card.version}): damaged?")
         self.card = card if card.version else card.model_copy(update={"version": digest[:_VERSION_DIGITS]})
         self.text = text
         self.use_text = use_text
         self.forest = Forest.from_text(text, FEATURES_HASH)
         self.use_forest = Forest.from_text(use_text) if use_text is not None else None
+        _check_width(self.forest, len(FEATURES))
+        if self.use_forest is not None:
+            _check_width(self.use_forest, WIDTH)
 
     def predict(self, rows: Float32) -> Float32:
         """Values [m] of rows [m, F]: predicted log2 of steps to the next use."""
@@ -103,6 +104,11 @@ class ReuseModel:
             return cls(card, _read(folder / MODEL_FILE), use)
         except ModelError as error:
             raise ModelError(f"{folder}: {error}") from None
+
+
+def _check_width(forest: Forest, columns: int) -> None:
+    if forest.features != columns:
+        raise ModelError(f"the model takes {forest.features} columns, this version computes {columns}")
 
 
 def _read(path: Path) -> str:

@@ -4,8 +4,9 @@ Layout of the bytes, little-endian: the header `HEADER` (64 bytes), then the arr
 padded to 8 bytes. Nodes of all trees stand in one list; a child is a node number, or ~leaf if negative, and
 a child node always stands after its parent, so that every walk ends.
 
-A value x goes left at a node if x <= threshold. NaN goes left if NAN_LEFT is set; where ZERO_IS_MISSING is set,
-|x| <= 1e-35 goes where NaN goes. The prediction is `link(scale * sum of one leaf a tree)`.
+A value of magnitude ZERO or less counts as 0. A value x goes left at a node if x <= threshold. NaN goes left if
+NAN_LEFT is set; where ZERO_IS_MISSING is set, 0 goes where NaN goes. The prediction is
+`link(scale * sum of one leaf a tree)`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ FORMAT_VERSION = 1
 HEADER = struct.Struct("<8sIIIIIId24s")
 """magic, version, trees, nodes, leaves, features, link, scale, first 24 bytes of FEATURES_HASH"""
 NAN_LEFT, ZERO_IS_MISSING = 1, 2
-ZERO = 1e-35
-"""as LightGBM's kZeroThreshold"""
+ZERO = 1.0000000180025095e-35
+"""LightGBM's kZeroThreshold, 1e-35 as float32"""
 IDENTITY, SIGMOID, EXP = range(3)
 MAX_NODES = 1 << 22
 ARRAYS: dict[str, str] = {

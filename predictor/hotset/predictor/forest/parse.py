@@ -94,8 +94,8 @@ def floor32(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """The largest float32 at most each value: for a float32 x, x <= value if and only if x <= floor32(value)."""
     with np.errstate(over="ignore"):
         rounded = values.astype(np.float32)
-    above = rounded.astype(np.float64) > values
-    return np.where(above, np.nextafter(rounded, np.float32(-np.inf)), rounded)
+        below = np.nextafter(rounded, np.float32(-np.inf))
+    return np.where(rounded.astype(np.float64) > values, below, rounded)
 
 
 def _flags(decision: npt.NDArray[np.int32], threshold: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
@@ -139,6 +139,7 @@ def goes_left(
     value: npt.NDArray[np.float32], threshold: npt.NDArray[np.float32], flags: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.bool_]:
     """The decision at nodes, as stated in `hotset.protos.forest`."""
-    missing = np.isnan(value) | (((flags & ZERO_IS_MISSING) > 0) & (np.abs(value.astype(np.float64)) <= ZERO))
+    value = np.where(np.abs(value) <= np.float32(ZERO), np.float32(0.0), value)
+    missing = np.isnan(value) | (((flags & ZERO_IS_MISSING) > 0) & (value == 0.0))
     left: npt.NDArray[np.bool_] = np.where(missing, (flags & NAN_LEFT) > 0, value <= threshold)
     return left

@@ -8,10 +8,12 @@ from numba import njit
 
 from hotset.predictor.features.bits import lowest_bit
 from hotset.predictor.forest.tables import Tables
+from hotset.protos.forest import ZERO
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
+_ZERO = np.float32(ZERO)
 _BLOCK = 64
 """rows whose interval search is done together, so that it runs on vector units"""
 
@@ -29,7 +31,8 @@ def add_scores(rows: Float32, tables: Tables, total: Float64) -> None:
         count = min(_BLOCK, len(rows) - first)
         for k in range(columns):
             for r in range(count):
-                value[r] = rows[first + r, tables.column[k]]
+                raw = rows[first + r, tables.column[k]]
+                value[r] = np.float32(0.0) if abs(raw) <= _ZERO else raw
                 found[r] = tables.first_mask[k]
             for j in range(tables.first_threshold[k], tables.first_threshold[k + 1]):
                 limit = tables.threshold[j]

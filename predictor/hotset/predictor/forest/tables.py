@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hotset.predictor.forest.parse import floor32, goes_left
+from hotset.predictor.forest.parse import goes_left
 from hotset.protos.errors import ModelError
 from hotset.protos.forest import ZERO, ZERO_IS_MISSING, FlatForest
 
@@ -93,7 +93,7 @@ def _group(forest: FlatForest, trees: list[_Tree]) -> Tables:
     leaf = np.zeros((len(trees), _WORD * words))
     for i, tree in enumerate(trees):
         leaf[i, : len(tree.leaves)] = forest.leaf[tree.leaves]
-    return _tabulate(forest, nodes, removed.reshape(len(nodes), -1), leaf)
+    return _tabulate(forest, nodes, removed.reshape(len(nodes), len(trees) * words), leaf)
 
 
 def _tabulate(
@@ -125,12 +125,13 @@ def _tabulate(
 
 
 def _limits(threshold: npt.NDArray[np.float32], flags: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    limits = np.unique(threshold)
+    """Scoring has turned what counts as 0 into 0, so no value lies from -ZERO to below 0."""
+    zero = np.float32(ZERO)
+    below_zero = np.nextafter(-zero, np.float32(-np.inf))
+    limits = np.where((threshold >= -zero) & (threshold < 0), below_zero, threshold)
     if bool((flags & ZERO_IS_MISSING).any()):
-        upper = floor32(np.array([ZERO]))
-        lower = np.nextafter(-upper, np.float32(-np.inf))
-        limits = np.unique(np.concatenate([limits, upper, lower]))
-    return limits[limits < np.inf]
+        limits = np.concatenate([limits, np.array([below_zero, zero])])
+    return np.unique(limits[limits < np.inf])
 
 
 def _remaining(
