@@ -44,6 +44,9 @@ class ModelCard(BaseModel):
     feature_quantiles: dict[str, tuple[float, ...]] = Field(
         default_factory=dict, description="of the training rows, for drift: rising inner borders of equal shares"
     )
+    feature_shares: dict[str, tuple[float, ...]] = Field(
+        default_factory=dict, description="share of training rows up to each distinct quantile, above all, and NaN"
+    )
     missing: dict[str, float] = Field(default_factory=dict, description="share of NaN of the training rows, by feature")
     error: float | None = Field(None, description="mean squared error on held-out rows, in squared log2 steps")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import lightgbm as lgb
 import numpy as np
 
+from hotset.predictor.guard.drift import feature_shares
 from hotset.predictor.model import ModelCard, ReuseModel
 from hotset.training.engines import Params
 from hotset.training.judgement import Judgement
@@ -24,12 +25,14 @@ def make_model(
 ) -> ReuseModel:
     """The model of `booster` and, if there is one, the second head; its card names what it was trained on."""
     features = judgement.train.features[:: max(1, len(judgement.train.features) // _DRIFT_ROWS)]
+    quantiles = _deciles(features)
     card = ModelCard(
         params=params,
         trained_on=tuple(extent.encode() for extent in rows.train.extents),
         metrics=judgement.metrics | (use.metrics if use else {}),
         error=judgement.metrics["label_mse"],
-        feature_quantiles=_deciles(features),
+        feature_quantiles=quantiles,
+        feature_shares=feature_shares(features, quantiles),
         missing=dict(zip(FEATURE_NAMES, np.isnan(features).mean(axis=0).tolist(), strict=True)),
     )
     return ReuseModel(card, booster.model_to_string(), None if use is None else use.text)

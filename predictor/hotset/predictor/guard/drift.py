@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,18 +25,16 @@ class FeatureDrift:
     """
 
     def __init__(self, card: ModelCard) -> None:
-        self._bins = [_bins(card, feature.name) for feature in FEATURES]
-        self._counts = [np.zeros(len(expected)) for _, expected in self._bins]
+        self._borders = [_borders(card.feature_quantiles, feature.name) for feature in FEATURES]
+        self._shares = [np.array(card.feature_shares.get(feature.name, ())) for feature in FEATURES]
+        self._counts = [np.zeros(len(borders) + 2) for borders in self._borders]
         self.rows = 0
 
     def add(self, rows: Float32) -> None:
         """Count rows [m, F]."""
         self.rows += len(rows)
-        for column, (borders, expected) in enumerate(self._bins):
-            if len(expected) > 1:
-                value = rows[:, column]
-                found = np.where(np.isnan(value), len(borders) + 1, np.searchsorted(borders, value))
-                self._counts[column] += np.bincount(found, minlength=len(expected))
+        for column, borders in enumerate(self._borders):
+            self._counts[column] += _count(rows[:, column], borders)
 
     def reset(self) -> None:
         """Begin a new window."""
@@ -47,23 +47,29 @@ class FeatureDrift:
         if not self.rows:
             return {}
         return {
-            feature.name: _stability(counts / self.rows, expected)
-            for feature, (_, expected), counts in zip(FEATURES, self._bins, self._counts, strict=True)
-            if len(expected) > 1
+            feature.name: _stability(counts / self.rows, shares)
+            for feature, shares, counts in zip(FEATURES, self._shares, self._counts, strict=True)
+            if len(shares) == len(counts)
         }
 
 
-def _bins(card: ModelCard, name: str) -> tuple[Float32, Float64]:
-    """Borders [b] and expected shares [b + 2]: each bin up to and with its border, the rest, NaN."""
-    quantiles = np.array(card.feature_quantiles.get(name, ()), np.float32)
-    missing = card.missing.get(name, 0.0)
-    if not len(quantiles) and not missing:
-        return quantiles, np.empty(0)
-    borders, last = np.unique(quantiles[::-1], return_index=True)
-    # A discrete value fills several quantiles: its share reaches to the last of them.
-    reached = (len(quantiles) - last) / (len(quantiles) + 1.0)
-    known = np.diff(np.concatenate([[0.0], reached, [1.0]])) * (1.0 - missing)
-    return borders, np.concatenate([known, [missing]])
+def feature_shares(rows: Float32, quantiles: Mapping[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+    """For `ModelCard.feature_shares`: shares of rows [m, F] in the bins that the card's quantiles make."""
+    return {
+        feature.name: tuple((_count(rows[:, column], _borders(quantiles, feature.name)) / max(len(rows), 1)).tolist())
+        for column, feature in enumerate(FEATURES)
+    }
+
+
+def _borders(quantiles: Mapping[str, tuple[float, ...]], name: str) -> Float32:
+    """Distinct borders, rising; a discrete value may fill several quantiles."""
+    return np.unique(np.array(quantiles.get(name, ()), np.float32))
+
+
+def _count(values: Float32, borders: Float32) -> Float64:
+    """How many values lie in each bin: up to and with each border, above the last, NaN."""
+    found = np.where(np.isnan(values), len(borders) + 1, np.searchsorted(borders, values))
+    return np.bincount(found, minlength=len(borders) + 2).astype(np.float64)
 
 
 def _stability(now: Float64, then: Float64) -> float:
