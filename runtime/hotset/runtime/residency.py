@@ -226,6 +226,7 @@ class ResidencyManager:
         """Pages ([n] int64) that gained and that lost their slot since the last call; each page stands in one."""
         count = int(self.state.evicted_count)
         gone = self.state.evicted[: min(count, self.state.slots)].long()
+        gone = gone[gone >= 0]
         touched = torch.unique(torch.cat([*self._loaded, gone]))
         self._loaded.clear()
         self.state.evicted_count.zero_()

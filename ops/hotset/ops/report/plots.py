@@ -50,7 +50,8 @@ def misses_over_time(run: Run) -> str:
                 median = float(np.median(misses[here]))
                 axis.hlines(median, epochs[here].min() - 0.5, epochs[here].max() + 0.5, color=colour, linewidth=2)
                 axis.annotate(f"{phase}: median {median:.0f}", (epochs[here].mean(), median), ha="center", va="bottom",
-                              xytext=(0, 4), textcoords="offset points", color=colour, weight="bold")  # fmt: skip
+                              xytext=(0, 4), textcoords="offset points", color=colour, weight="bold",
+                              bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5})  # fmt: skip
         top = float(np.quantile(misses, 0.98)) * 1.35 + 1
         axis.set_ylim(0, top)
         for name, text in _EVENTS.items():
