@@ -38,7 +38,12 @@ LOOKAHEAD_FEATURES: tuple[Feature, ...] = (
     Feature("beside_rank", "better rank of the pages before and after"),
     Feature("recall", f"share of the lane's first k that were selected, average of past steps, decay {RECALL_DECAY}"),
     Feature("news", "share of the lane's first k that were not selected at the step before"),
+    Feature("news_rank", "place of the page among ranked pages that were not selected at the step before"),
+    Feature("news_share", "news_rank over the pages that the lane's churn makes new at a step"),
+    Feature("turns_ranked", "steps in a row, up to this one, at which the page was ranked"),
 )
+_COUNT = len(LOOKAHEAD_FEATURES)
+_CHURN = [feature.name for feature in FEATURES].index("churn")
 WIDTH = len(FEATURES) + len(LOOKAHEAD_FEATURES)
 _NEAR_LAYERS = 4
 
@@ -50,6 +55,8 @@ class RankMemory(NamedTuple):
     """[L, P]"""
     before: Int32
     """[L, P]"""
+    turns: Int32
+    """[L, P] steps in a row that ranked the page"""
     ranked: Int32
     """[layers + 1, P] heads of the layers below that rank the page among their first k"""
     recall: Float32
@@ -65,6 +72,7 @@ class LookaheadState:
         self._memory = RankMemory(
             np.full((lanes, pages), -1, np.int32),
             np.full((lanes, pages), -1, np.int32),
+            np.zeros((lanes, pages), np.int32),
             np.zeros((layers + 1, pages), np.int32),
             np.full(lanes, np.nan, np.float32),
         )
@@ -84,7 +92,8 @@ class LookaheadState:
         rows: Float32 = np.empty((len(lanes), WIDTH), np.float32)
         rows[:, : len(FEATURES)] = features.rows(lanes, pages)
         last_used = features.memory.last_used
-        _fill(self._memory, last_used, features.steps - 1, self._heads, self._selected, lanes, pages, rows)
+        churn = rows[:, _CHURN].copy()
+        _fill(self._memory, last_used, features.steps - 1, self._heads, self._selected, lanes, pages, churn, rows)
         return lanes, pages, rows
 
     def settle(self, pages: Int32, selected: Bool) -> None:
@@ -103,7 +112,11 @@ def _take(memory: RankMemory, ranks: Int32, heads: int, selected: int) -> None:
             page = ranks[lane, rank]
             if page >= 0:
                 memory.now[lane, page] = rank
+                memory.turns[lane, page] += 1
                 memory.ranked[lane // heads + 1, page] += rank < selected
+        for page in range(memory.now.shape[1]):
+            if memory.now[lane, page] < 0:
+                memory.turns[lane, page] = 0
     for layer in range(1, len(memory.ranked)):
         memory.ranked[layer] += memory.ranked[layer - 1]
 
@@ -117,14 +130,22 @@ def _fill(
     selected: int,
     lanes: Int32,
     pages: Int32,
+    churn: Float32,
     rows: Float32,
 ) -> None:
     count = memory.now.shape[1]
-    first = rows.shape[1] - 10
+    first = rows.shape[1] - _COUNT
     news = np.zeros(len(memory.recall), np.float32)
+    # Rows come by lane in rank order, so that the news before a page are those of better rank.
+    news_rank = np.zeros(len(lanes), np.int32)
+    found = 0
     for i in range(len(lanes)):
+        if i and lanes[i] != lanes[i - 1]:
+            found = 0
         fresh = last_used[lanes[i], pages[i]] != last_step
         news[lanes[i]] += fresh and memory.now[lanes[i], pages[i]] < selected
+        news_rank[i] = found
+        found += fresh
     for i in range(len(lanes)):
         lane, page, out = lanes[i], pages[i], rows[i, first:]
         layer = lane // heads
@@ -145,6 +166,9 @@ def _fill(
         out[7] = beside
         out[8] = memory.recall[lane]
         out[9] = news[lane] / selected
+        out[10] = news_rank[i]
+        out[11] = news_rank[i] / (churn[i] * selected + 1.0)
+        out[12] = memory.turns[lane, page]
 
 
 @njit(cache=True)

@@ -9,7 +9,7 @@ Float32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
 TREES = 32
-CAP = 7.0
+CAP = 5.0
 """log2 of the longest time to next use that is told from longer ones"""
 
 
@@ -24,6 +24,15 @@ def weights(target: Float32, censored: Bool) -> Float32:
     return np.where(censored, watched, np.float32(1.0))
 
 
+USE_TREES = 64
+"""of the second head, which runs on few rows and gains more from more trees"""
+
+
+def use_params(*, seed: int = 0, threads: int = 1) -> dict[str, float | int | str | bool]:
+    """Parameters of `lightgbm.train` for the second head (see `hotset.predictor.lookahead`)."""
+    return lightgbm_params(seed=seed, threads=threads) | {"objective": "binary", "min_data_in_leaf": 100}
+
+
 def lightgbm_params(*, seed: int = 0, threads: int = 1) -> dict[str, float | int | str | bool]:
     """Parameters of `lightgbm.train` for the next-use head."""
     return {
@@ -31,6 +40,7 @@ def lightgbm_params(*, seed: int = 0, threads: int = 1) -> dict[str, float | int
         "num_leaves": 31,
         "learning_rate": 0.15,
         "min_data_in_leaf": 200,
+        "max_bin": 127,
         "verbosity": -1,
         "num_threads": threads,
         "seed": seed,

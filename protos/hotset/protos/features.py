@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-FEATURES_VERSION = 3
+FEATURES_VERSION = 4
 HALF_LIVES = (2.0, 8.0, 32.0, 128.0)
 """of the decayed use counts, in steps"""
 SCORE_DECAYS = (0.5, 0.7, 0.95)
@@ -23,9 +23,9 @@ NEAR_HALF_LIFE = 8.0
 HEAT_HALF_LIFE = 8.0
 CHURN_DECAY = 0.8
 GAPS = 4
-ECHOES = 32
+ECHOES = 64
 """earlier steps that vote on a page's next use"""
-ECHO_HORIZONS = (1, 4, 8, 16)
+ECHO_HORIZONS = (2, 8, 24, 60)
 REGION = 4
 """pages on each side that count as the region of a page"""
 

@@ -150,7 +150,7 @@ def _find(memory: EchoMemory, layer: int, step: int, oldest: int) -> None:
 
 @njit(cache=True)
 def fill_echoes(memory: EchoMemory, lane: int, layer: int, page: int, step: int, out: Float32, at: int) -> int:
-    """echo_1 .. : share of votes for a use within each of ECHO_HORIZONS steps; NaN without an echo."""
+    """The echo features: share of votes for a use within each of ECHO_HORIZONS steps; NaN without an echo."""
     if memory.steps[layer, 0] < 0:
         for j in range(len(ECHO_HORIZONS)):
             out[at + j] = np.nan

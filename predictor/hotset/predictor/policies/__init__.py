@@ -25,6 +25,7 @@ POLICIES: dict[str, str] = {
     "learned": "learned",
     "learned-prefetch": "learned_prefetch",
     "learned-lookahead": "learned_lookahead",
+    "learned-lookahead-wide": "learned_lookahead_wide",
 }
 """Policy name -> module of this package that holds its `POLICY`."""
 

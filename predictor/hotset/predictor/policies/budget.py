@@ -10,8 +10,10 @@ from hotset.predictor.features import FeatureState
 from hotset.predictor.guard.ghost import GhostPool
 from hotset.predictor.trace.sequence import Bool, Int32
 
-_GAIN, _DEBT_GAIN, _DEBT_STEPS = 0.05, 0.02, 8.0
+_GAIN, _DEBT_GAIN, _DEBT_STEPS = 0.15, 0.15, 4.0
 _SMOOTHING = 0.9
+_MARGIN = 0.985
+"""a policy cannot see the misses of pages that its own prefetches pushed out; this pays for them"""
 _LEAST, _MOST = 0.02, 0.98
 _HARD_LIMIT = 2.0
 """steps of allowance that may be overdrawn before prefetching stops"""
@@ -25,7 +27,7 @@ class MovementBudget:
     """
 
     def __init__(self, multiple: float, *, lanes: int, slots_per_lane: int, start: float = 0.4) -> None:
-        self._multiple = multiple
+        self._multiple = multiple * _MARGIN
         self._lru = GhostPool(lanes, slots_per_lane, 1)
         self._allowance = 0.0
         self._logit = math.log(start / (1.0 - start))

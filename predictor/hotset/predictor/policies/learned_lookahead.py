@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 EARLY = 1
 DEFAULT_BUDGET = 1.2
-_PROTECTED = 0.15
+_PROTECTED = 0.03
 """least probability at which a resident page is protected for this step"""
 _UNUSED, _USED = 2.0, -1.0
 """values, in log2 of steps, of a page that is surely not, and surely used at this step"""
