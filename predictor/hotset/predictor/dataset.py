@@ -23,8 +23,8 @@ from hotset.protos.trace import TraceMeta
 
 Float32 = npt.NDArray[np.float32]
 
-RECENT = 32
-RARE = 0.25
+RECENT = 48
+RARE = 0.06
 _CHUNK_ROWS = 1 << 16
 
 

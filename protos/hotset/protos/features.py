@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-FEATURES_VERSION = 4
+FEATURES_VERSION = 5
 HALF_LIVES = (2.0, 8.0, 32.0, 128.0)
 """of the decayed use counts, in steps"""
 SCORE_DECAYS = (0.5, 0.7, 0.95)

@@ -137,7 +137,7 @@ class History:
 
     def _echoes(self, lane: int, page: int) -> dict[str, float]:
         layer, t = lane // self.heads, self.t
-        reach = np.exp(-np.abs(np.arange(self.layers) - layer) / 3.0)
+        reach = np.exp(-np.abs(np.arange(self.layers) - layer) / 1.5)
         reach /= reach.sum()
         now, before = self.likeness(t), self.likeness(t - 1) if t else np.zeros((self.layers, 0))
         like = []
@@ -147,10 +147,11 @@ class History:
         if not like:
             return {f"echo_{h}": NAN for h in spec.ECHO_HORIZONS}
         order = np.argsort(-np.array(like), kind="stable")[: spec.ECHOES]
-        votes = (np.array(like)[order] / like[order[0]]) ** 4 if like[order[0]] > 0 else np.ones(len(order))
+        share = np.array(like)[order] / like[order[0]] if like[order[0]] > 0 else np.ones(len(order))
         row = {}
         for h in spec.ECHO_HORIZONS:
             used = np.array([self.used[s + 1 : min(s + h, t) + 1, lane, page].any() for s in order])
+            votes = share ** (4 if h <= 8 else 2)
             row[f"echo_{h}"] = float((votes * used).sum() / votes.sum())
         return row
 

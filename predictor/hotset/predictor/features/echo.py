@@ -2,9 +2,10 @@
 
 Two steps of a lane resemble each other by the pages that both selected, each counted by how rare its use is:
 log((steps + 1) / uses), as the inverse document frequency of text retrieval (Sparck Jones 1972). A layer's
-resemblance is the average over all layers with weights exp(-distance/3); layers below (and its own) compare step
+resemblance is the average over all layers with weights exp(-distance/1.5); layers below (and its own) compare step
 t with step s, layers above, which have not selected yet, step t-1 with step s-1. The ECHOES most similar steps vote
-with weights (resemblance / best)**4 on when a page is used next: a nearest-neighbour forecast.
+with weights (resemblance / best)**4 (**2 for horizons beyond NARROW) on when a page is used next: a
+nearest-neighbour forecast.
 
 Memory: a bit a page and step of the last WINDOW steps, 64 bytes a page of a lane.
 """
@@ -28,8 +29,9 @@ WORDS = 8
 WINDOW = 64 * WORDS
 SKIPPED = 8
 """newest steps that are no echoes: they resemble this one, and what followed them is this one"""
-_REACH = 3.0
-_SHARPNESS = 4
+_REACH = 1.5
+NARROW = 8
+"""longest horizon for which only the most similar steps count; further ahead a broad vote tells more"""
 _COMMON = 0.2
 """weight of a page below which it tells nothing; skipping them keeps a step's cost low"""
 _LONGEST = max(ECHO_HORIZONS)
@@ -47,7 +49,9 @@ class EchoMemory(NamedTuple):
     steps: Int32
     """[layers, ECHOES] the most similar steps, -1 for none"""
     weights: Float32
-    """[layers, ECHOES] their votes, summing to 1"""
+    """[layers, ECHOES] their votes on near uses, summing to 1"""
+    broad: Float32
+    """[layers, ECHOES] their votes on uses beyond NARROW, summing to 1"""
 
 
 def make_echoes(lanes: int, layers: int, pages: int) -> EchoMemory:
@@ -57,6 +61,7 @@ def make_echoes(lanes: int, layers: int, pages: int) -> EchoMemory:
         np.zeros((layers, WINDOW), np.float32),
         np.zeros((layers, WINDOW), np.float32),
         np.full((layers, ECHOES), -1, np.int32),
+        np.zeros((layers, ECHOES), np.float32),
         np.zeros((layers, ECHOES), np.float32),
     )
 
@@ -139,13 +144,15 @@ def _find(memory: EchoMemory, layer: int, step: int, oldest: int) -> None:
             at -= 1
         weights[at], steps[at] = like, earlier
         count = min(count + 1, ECHOES)
+    broad = memory.broad[layer]
+    broad[:] = 0.0
     best = weights[0]
-    total = np.float32(0.0)
     for i in range(count):
-        weights[i] = (weights[i] / best) ** _SHARPNESS if best > 0.0 else 1.0
-        total += weights[i]
-    for i in range(count):
-        weights[i] /= total
+        broad[i] = (weights[i] / best) ** 2 if best > 0.0 else 1.0
+        weights[i] = broad[i] ** 2
+    if count:
+        broad /= broad.sum()
+        weights /= weights.sum()
 
 
 @njit(cache=True)
@@ -164,7 +171,8 @@ def fill_echoes(memory: EchoMemory, lane: int, layer: int, page: int, step: int,
         wait = _first_use(memory.used[lane, page], earlier, min(_LONGEST, step - earlier))
         for j in range(len(ECHO_HORIZONS)):
             if wait <= ECHO_HORIZONS[j]:
-                out[at + j] += memory.weights[layer, i]
+                narrow = ECHO_HORIZONS[j] <= NARROW
+                out[at + j] += memory.weights[layer, i] if narrow else memory.broad[layer, i]
     return at + len(ECHO_HORIZONS)
 
 
