@@ -220,10 +220,11 @@ def test_a_wrong_target_is_one_line(hotset: Hotset, command: str, target: str, s
 
 
 def test_a_model_is_trained_in_a_child_and_swapped_in(hotset: Hotset, trace: Path) -> None:
-    daemon = hotset.daemon("--train", "--train-after", 200, "--swap", "always", "--once")
+    quick = ("--train-argument=--rows=40000", "--train-argument=--trees=8")
+    daemon = hotset.daemon("--train", "--train-after", 200, "--swap", "always", "--once", *quick)
     engine = hotset.start("play", trace, "--speed", 20, "--times", 40)
     until(lambda: hotset.statuses() and hotset.statuses()[0]["counters"]["trainings"])
-    end = time.monotonic() + 3 * WAIT
+    end = time.monotonic() + 6 * WAIT
     while not hotset.statuses()[0]["counters"]["swaps"]:
         (status,) = hotset.statuses()
         assert "training_failed" not in [phase["phase"] for phase in status["phases"]], status["phases"]

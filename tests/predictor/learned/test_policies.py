@@ -63,7 +63,7 @@ def test_lookahead_cuts_misses_within_its_budget(
     judged: Callable[..., ReplayResult], policy: str, budget: float
 ) -> None:
     lru, found = judged("lru"), judged(policy)
-    assert found.demand_misses < 0.6 * lru.demand_misses
+    assert found.demand_misses < 0.65 * lru.demand_misses
     assert found.moved_pages <= 1.03 * budget * lru.moved_pages
     assert found.prefetched_hits > 0.4 * found.prefetched_pages
 
