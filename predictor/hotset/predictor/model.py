@@ -37,7 +37,7 @@ class ModelCard(BaseModel):
     params: dict[str, float | int | str | bool] = Field(default_factory=dict)
     trained_on: tuple[str, ...] = Field((), description="fingerprints of the data")
     metrics: dict[str, float] = Field(default_factory=dict)
-    prefetch_threshold: float = Field(0.5, description="prefetch pages whose predicted log2 of steps is below this")
+    prefetch_threshold: float = Field(2.0, description="prefetch pages whose predicted log2 of steps is below this")
     use_thresholds: dict[str, float] = Field(
         default_factory=dict, description="least probability of use at which a lookahead page is prefetched, by budget"
     )
