@@ -33,9 +33,9 @@ class DemoOptions:
     sequences: int = 3
     context: int = 4096
     hbm_fraction: float = 0.15
-    builtin_steps: int = 16
+    builtin_steps: int = 8
     train_after: int = 24
-    learned_steps: int = 48
+    learned_steps: int = 40
     most_steps: int = 320
     seed: int = 0
 
