@@ -67,7 +67,7 @@ def watch(guard: Guard, sequence: SequenceTrace, meta: TraceMeta) -> Iterator[Gu
         yield guard.report
 
 
-def make_guard(model: ReuseModel, sample: Trace, window: int = 12) -> Guard:
+def make_guard(model: ReuseModel, sample: Trace, window: int = 39) -> Guard:
     meta = sample.meta
     return Guard(model, lanes=meta.layers * meta.kv_heads, slots_per_lane=2 * meta.selected, window=window)
 

@@ -22,7 +22,7 @@ TOLERANCE = 0.02
 """share by which the learned policy may miss more than the heuristic over a window"""
 WINDOW = 128
 """observed steps (of all sequences together) between two judgements"""
-LEAST_MISSES = 200
+LEAST_MISSES = 500
 """of the heuristic in a window, below which it is too short to judge"""
 DRIFT_LIMIT = 0.25
 ERROR_LIMIT = 1.5
