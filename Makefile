@@ -13,8 +13,10 @@ help:
 
 setup: $(READY)
 
-# The stamp is written last, so an interrupted set-up is simply continued by the next one.
-$(READY): pyproject.toml constraints.txt scripts/setup
+# The stamp is written last, so an interrupted set-up is simply continued by the next one. Compiled code caches the
+# constants it imports, so a change of those sets up anew, which drops the caches.
+CONSTANTS := protos/hotset/protos/features.py protos/hotset/protos/heat.py
+$(READY): pyproject.toml constraints.txt scripts/setup $(CONSTANTS)
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" scripts/setup
 	@touch $@
 

@@ -455,7 +455,10 @@ def test_tcp_without_keys_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_steps_survive_the_socket_unchanged(tmp_path: Path) -> None:
-    with ControlLink(model="m", geometry=GEOMETRY, builtin_policy="ema", folder=tmp_path / "run") as link:
+    patient = LinkLimits(lease_seconds=120)
+    with ControlLink(
+        model="m", geometry=GEOMETRY, builtin_policy="ema", folder=tmp_path / "run", limits=patient
+    ) as link:
         client = ZmqClient(link.endpoint)
         peer = Peer(client)
         peer.attach()
