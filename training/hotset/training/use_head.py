@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 
 from hotset.predictor.lookahead import LOOKAHEAD_FEATURES, WIDTH, use_rows
+from hotset.predictor.recipe import USE_TREES, use_params
 from hotset.training.engines import Engine, Job
 from hotset.training.labels import use_labels
 from hotset.training.logs import Log, slice_steps
@@ -61,9 +62,10 @@ def build_use_rows(
 
 
 def fit_use_head(data: UseData, engine: Engine, first: Job, report: Report) -> UseHead:
-    """Fit the head as the first head was fitted, and judge it on the held-out rows."""
-    params = first.params | {"objective": "binary"}
-    job = replace(first, params=params, names=USE_NAMES, labels=use_labels)
+    """Fit the head by its own recipe, with the seed and threads of the `first`, and judge it on the held-out rows."""
+    params = first.params | use_params() | {key: first.params[key] for key in ("seed", "num_threads")}
+    # Fewer rows than the first head has, and more trees; never fewer than the user asked for.
+    job = replace(first, params=params, trees=max(first.trees, USE_TREES), names=USE_NAMES, labels=use_labels)
     booster = engine.fit(data.train, job, lambda stage, done, total: report(f"use {stage}", done, total))
     return UseHead(booster.model_to_string(), _metrics(booster, data.held_out))
 
