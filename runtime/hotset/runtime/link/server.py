@@ -32,7 +32,7 @@ from hotset.runtime.link.peers import Peer, Peers
 class LinkLimits:
     """What a peer may do before it is dropped."""
 
-    lease_seconds: float = 3.0
+    lease_seconds: float = 8.0
     peers: int = 64
     messages_per_second: float = 2000.0
     bytes_per_second: float = float(1 << 28)
