@@ -108,12 +108,8 @@ def replay_rest(run: Run) -> list[ReplayResult]:
     lanes = shape["layers"] * shape["kv_heads"] * len(rest)
     ratio = max(1.0, shape["slots"] / lanes / shape["selected"])
     model = ReuseModel.load(Path(run.training["model"])) if run.training else None
-    found = []
-    for policy in REPLAYED:
-        if model is None and policy.startswith("learned"):
-            continue
-        found += replay_many([Trace(trace.meta, rest)], [policy], ratio=ratio, pool="shared", model=model)
-    return found
+    policies = [name for name in REPLAYED if model is not None or not name.startswith("learned")]
+    return replay_many([Trace(trace.meta, rest)], policies, ratio=ratio, pool="shared", model=model)
 
 
 def replays_as_json(results: Sequence[ReplayResult]) -> list[dict[str, Any]]:
