@@ -9,7 +9,7 @@ import pytest
 
 from hotset.protos import arrays, wire
 from hotset.protos.discovery import RuntimeFile
-from hotset.protos.messages import MESSAGES, PROTOCOL_VERSION, Geometry, StepStats
+from hotset.protos.messages import MESSAGES, PROTOCOL_VERSION, Capacity, Geometry, StepStats
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 SECTIONS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -40,8 +40,10 @@ def test_a_section_says_which_fields_may_be_missing(kind: str) -> None:
             assert ("default" in row.group()) == (not field.is_required()), name
 
 
-@pytest.mark.parametrize("model", [Geometry, StepStats, RuntimeFile])
-def test_nested_maps_and_the_discovery_file_are_complete(model: type[Geometry | StepStats | RuntimeFile]) -> None:
+@pytest.mark.parametrize("model", [Capacity, Geometry, StepStats, RuntimeFile])
+def test_nested_maps_and_the_discovery_file_are_complete(
+    model: type[Capacity | Geometry | StepStats | RuntimeFile],
+) -> None:
     for name in model.model_fields:
         assert f"`{name}`" in PAGE
 

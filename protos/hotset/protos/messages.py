@@ -89,6 +89,16 @@ class Geometry(Frozen):
         return self.layers * self.kv_heads
 
 
+class Capacity(Frozen):
+    """What advice has to fit into; 0 (or an empty name) where the runtime does not know."""
+
+    device: Name = Field("", description="runtimes of one node that name the same device share its memory")
+    max_sequences: Count = Field(0, description="sequences that can run at once")
+    least_slots: Count = Field(0, description="hot slots below which max_sequences cannot decode")
+    hbm_bytes: Count = Field(0, description="device memory for hot slots and running sequences together")
+    sequence_bytes: Count = Field(0, description="of it, what a running sequence takes beside its hot pages")
+
+
 class Hello(Message):
     """First message to every peer that attaches: who the runtime is and whether the peer holds the lease."""
 
@@ -104,6 +114,7 @@ class Hello(Message):
     lease_seconds: float = Field(gt=0, le=3600, description="a silent controller loses the lease after this long")
     holder: Name = Field("", description="`peer pid` of whoever holds the lease, empty if nobody does")
     sequences: Count = Field(0, description="sequences that are decoding now")
+    capacity: Capacity = Capacity()
 
 
 class SequenceOpen(Message):
@@ -137,6 +148,10 @@ class StepStats(Frozen):
     demand_pages: Count = Field(0, description="pages loaded on a demand miss in this step")
     prefetch_pages: Count = Field(0, description="pages that a prefetch made resident in this step")
     moved_bytes: Count = Field(0, description="bytes that this step moved over the host link")
+    written_pages: Count = Field(0, description="pages that this step sealed and wrote through")
+    waiting: Count = Field(0, description="requests that wait for admission")
+    paused: Count = Field(0, description="sequences that hold their pages and did not run in this step")
+    hot_slots: Count = Field(0, description="slots that the hot set may use now, 0 for all of the geometry's")
     reserve: Count = Field(0, description="slots in the reserve at the end of the step")
     free: Count = Field(0, description="slots that hold nothing")
     steps_dropped: Count = Field(0, description="step messages dropped at the high-water mark, cumulative")
@@ -273,14 +288,26 @@ class Plan(Message):
 
 
 class Advice(Message):
-    """Slow steering: how many sequences to run, how many slots to keep hot, and why."""
+    """Slow steering: how many sequences to run and how soon to admit more, how many slots to keep hot, and why.
+
+    `groups` names sequences to run together, best first, and `bytes_saved[i]` what a step of `groups[i]` then
+    need not move, as expected. Each advice replaces the one before; what it leaves out is unlimited.
+    """
 
     type: Literal["advice"] = "advice"
     number: Count
     concurrency: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
+    admit_every: Annotated[int, Field(ge=1, le=1 << 20)] | None = Field(None, description="steps between admissions")
     hot_slots: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
     groups: list[list[Count]] = Field(default_factory=list, max_length=1 << 12)
+    bytes_saved: list[Count] = Field(default_factory=list, max_length=1 << 12)
     reason: Text = ""
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> Advice:
+        if self.bytes_saved and len(self.bytes_saved) != len(self.groups):
+            raise ValueError(f"{len(self.groups)} groups, but {len(self.bytes_saved)} bytes_saved")
+        return self
 
 
 class Model(Message):

@@ -17,6 +17,7 @@ from hotset.protos.errors import ProtocolError
 from hotset.protos.messages import (
     Ack,
     Advice,
+    Capacity,
     Error,
     Geometry,
     Hello,
@@ -73,6 +74,7 @@ class ControlLink:
         folder: Path | None = None,
         transport: ServerTransport | None = None,
         limits: LinkLimits | None = None,
+        capacity: Capacity | None = None,
     ) -> None:
         """Listen and publish the discovery file.
 
@@ -89,6 +91,7 @@ class ControlLink:
         self._hello = Hello(
             session=self.session, pid=os.getpid(), model=model[:256], geometry=geometry, epoch=0,
             builtin_policy=builtin_policy, controller=False, lease_seconds=self._limits.lease_seconds,
+            capacity=capacity or Capacity(),
         )  # fmt: skip
         self._transport = transport or self._listen(endpoint, keys, folder)
         self._mailbox = Mailbox()
