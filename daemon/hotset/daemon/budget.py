@@ -62,6 +62,9 @@ class ScoringBudget:
         """Pages to score after a step that took `stats.step_us`; few until the scorer's speed is known."""
         if self._seconds_per_row is None:
             return min(self.most, LEAST_ROWS)
+        if self._seconds_per_row == 0:
+            # Planning takes no time on a simulated clock.
+            return self.most
         fit = STEP_SHARE * stats.step_us * 1e-6 / self._seconds_per_row
         return max(min(LEAST_ROWS, self.most), min(self.most, int(fit)))
 

@@ -39,6 +39,8 @@ class DaemonConfig(BaseModel):
     plan_every: Annotated[int, Field(ge=1)] = 1
     link_gbps: Annotated[float, Field(gt=0)] | None = None
     rules: PlanRules = PlanRules()
+    record: bool = True
+    """Whether steps are logged; without a log there is nothing to train on."""
     rows_per_part: Annotated[int, Field(ge=1)] = 1 << 17
     flush_seconds: Annotated[float, Field(gt=0)] = 10.0
     """A daemon that is killed loses at most this much of its log."""

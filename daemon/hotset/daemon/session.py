@@ -25,25 +25,34 @@ class Session:
     """Owned by the thread that calls `run`. `ended` says why it is over, and is empty while it is not."""
 
     def __init__(
-        self, connection: Connection, config: DaemonConfig, alive: Callable[[float], bool], scorer: Scorer
+        self,
+        connection: Connection,
+        config: DaemonConfig,
+        alive: Callable[[float], bool],
+        scorer: Scorer,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`alive(silence)` tells whether the runtime is still there, given the seconds since it last spoke."""
+        """`alive(silence)` tells whether the runtime is still there, given the seconds since it last spoke.
+
+        `clock` gives the seconds by which everything is timed; a simulation brings its own.
+        """
         self.sidecar: Sidecar | None = None
         self.ended = ""
         self._connection = connection
         self._config = config
         self._alive = alive
         self._scorer = scorer
-        self._heard = self._spoke = time.monotonic()
+        self._clock = clock
+        self._heard = self._spoke = clock()
         self._keep_alive = GREETING_SECONDS
 
     def run(self, stop: threading.Event) -> None:
         """Serve until the runtime is gone, lets us go, or `stop` is set; then finish the log."""
         reason = "stopped"
         try:
-            self._connection.attach("controller")
+            self.begin()
             while not stop.is_set() and not self.ended:
-                self._turn()
+                self.turn()
         except HotsetError as error:
             reason = str(error)
         except Exception as error:
@@ -51,16 +60,24 @@ class Session:
             logger.exception("event=session_failed")
             reason = f"internal error: {error!r}"
         finally:
-            reason = self.ended or reason
-            self._say(Detach(reason=reason[:200]))
-            self._connection.close()
-            if self.sidecar is not None:
-                self.sidecar.close(reason)
-            self.ended = reason
+            self.finish(self.ended or reason)
 
-    def _turn(self) -> None:
-        received = self._connection.receive(WAIT_SECONDS)
-        arrived = time.monotonic()
+    def begin(self) -> None:
+        """Ask for the lease. `run` does it; a simulation that takes the turns itself does, too."""
+        self._connection.attach("controller")
+
+    def finish(self, reason: str) -> None:
+        """Let go of the runtime and finish the log."""
+        self._say(Detach(reason=reason[:200]))
+        self._connection.close()
+        if self.sidecar is not None:
+            self.sidecar.close(reason)
+        self.ended = reason
+
+    def turn(self, wait: float = WAIT_SECONDS) -> None:
+        """Take in all that has come, after at most `wait` seconds, and answer it."""
+        received = self._connection.receive(wait)
+        arrived = self._clock()
         if received is None and not self._alive(arrived - self._heard):
             self.ended = "the decode process is gone"
         newest: Step | None = None
@@ -93,7 +110,7 @@ class Session:
         if hello.protocol != PROTOCOL_VERSION:
             raise ProtocolError(f"pid {hello.pid} speaks protocol {hello.protocol}, this daemon {PROTOCOL_VERSION}")
         if self.sidecar is None:
-            self.sidecar = Sidecar(hello, self._config, self._scorer, self._say)
+            self.sidecar = Sidecar(hello, self._config, self._scorer, self._say, self._clock)
         self._keep_alive = hello.lease_seconds / 3
         self.sidecar.greeted(hello)
 
@@ -108,9 +125,9 @@ class Session:
         if self.sidecar is not None and self.sidecar.leads:
             self._say(Heartbeat())
         else:
-            self._spoke = time.monotonic()
+            self._spoke = self._clock()
             self._connection.attach("controller")
 
     def _say(self, message: Message) -> bool:
-        self._spoke = time.monotonic()
+        self._spoke = self._clock()
         return self._connection.send(message)

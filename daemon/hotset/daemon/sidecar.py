@@ -36,7 +36,14 @@ ASK_SECONDS = 1.0
 class Sidecar:
     """Everything behind the connection; `say` sends a message and returns False if it could not."""
 
-    def __init__(self, hello: Hello, config: DaemonConfig, scorer: Scorer, say: Callable[[Message], bool]) -> None:
+    def __init__(
+        self,
+        hello: Hello,
+        config: DaemonConfig,
+        scorer: Scorer,
+        say: Callable[[Message], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         folder = new_folder(config.log_dir, hello)
         self.state = SessionState(hello.geometry)
         self.status = SessionStatus(
@@ -46,6 +53,7 @@ class Sidecar:
         self.leads = False
         self._config = config
         self._say = say
+        self._clock = clock
         self._rule = Rule(hello.geometry, scorer)
         self._planner = Planner(config.rules)
         self._budget = MovementBudget(hello.geometry.page_bytes, config.link_gbps)
@@ -57,7 +65,7 @@ class Sidecar:
         self._flushed: threading.Event | None = None
         self._training: Training | None = None
         self._trained_at = 0
-        self._asked = 0.0
+        self._asked = -ASK_SECONDS
 
     def greeted(self, hello: Hello) -> None:
         """The runtime says whether we hold the lease; may come again."""
@@ -89,8 +97,8 @@ class Sidecar:
 
     def ask_snapshot(self) -> None:
         """Ask for the whole state, once a second at most."""
-        now = time.monotonic()
-        if now - self._asked > ASK_SECONDS:
+        now = self._clock()
+        if now - self._asked >= ASK_SECONDS:
             self._asked = now
             self._say(SnapshotRequest())
 
@@ -116,7 +124,7 @@ class Sidecar:
         self._budget.observe(message.stats)
         self._count(message)
         # One log a session: whoever stands by leaves it to the controller.
-        if self.leads:
+        if self.leads and self._config.record:
             for part in parts:
                 self._recorder.append(part, message.epoch)
         if not self.state.synced:
@@ -144,10 +152,10 @@ class Sidecar:
             self._tell(verdict=self._rule.verdict)
         if step.epoch % self._config.plan_every:
             return
-        start = time.monotonic()
+        start = self._clock()
         rows = self._scoring.rows(step.stats)
         plan = self._planner.plan(self.state, self._rule.scorer, self._budget.pages(step.stats), rows)
-        self._scoring.observe(self._planner.scored, time.monotonic() - start)
+        self._scoring.observe(self._planner.scored, self._clock() - start)
         counters = self.status.counters
         if not self._say(plan):
             counters.plans_dropped += 1
@@ -155,7 +163,7 @@ class Sidecar:
         counters.plans_sent += 1
         counters.entries_sent += len(plan.pages) + len(plan.prefetch)
         counters.prefetch_sent += len(plan.prefetch)
-        self.status.planned(time.monotonic() - arrived)
+        self.status.planned(self._clock() - arrived)
 
     def tend(self) -> None:
         """What is due whether or not a step came: training and the status file."""
