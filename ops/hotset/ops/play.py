@@ -1,33 +1,22 @@
 """An engine without a model: plays a recorded trace over the wire as if it decoded, and obeys plans.
 
-It joins through `ControlLink` like any decode process and needs no torch. Residency is real as far as the
+It joins through `hotset.runtime.engine`, as any engine may, and needs no torch. Residency is real as far as the
 wire can tell: a pool of slots, misses that load, victims by plan value or by age, prefetches, generations.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hotset.predictor.trace import SequenceTrace
-from hotset.protos.messages import (
-    AccessFlag,
-    Ack,
-    Geometry,
-    Plan,
-    SequenceClose,
-    SequenceOpen,
-    Snapshot,
-    Step,
-    StepStats,
-)
+from hotset.protos.messages import AccessFlag, Geometry, StepStats
 from hotset.protos.trace import TraceMeta
+from hotset.runtime.engine import Accesses, CheckedPlan, Engine
 from hotset.runtime.link import ControlLink
 
 Int32 = npt.NDArray[np.int32]
@@ -65,7 +54,6 @@ class Pool:
         pages = geometry.groups * geometry.lanes
         self.slots = geometry.slots
         self.resident: Bool = np.zeros(pages, np.bool_)
-        self.prefetched: Bool = np.zeros(pages, np.bool_)
         self.used: npt.NDArray[np.int64] = np.full(pages, NEVER, np.int64)
         self.value: npt.NDArray[np.float32] = np.zeros(pages, np.float32)
         self.until: npt.NDArray[np.int64] = np.full(pages, NEVER, np.int64)
@@ -79,7 +67,7 @@ class Pool:
         """Make `pages` ([m], not resident) resident; returns the victims. Pages used at `epoch` stay."""
         short = len(pages) - self.free
         victims = self._victims(short, epoch) if short > 0 else np.empty(0, np.int32)
-        self.resident[victims] = self.prefetched[victims] = False
+        self.resident[victims] = False
         self.resident[pages] = True
         return victims
 
@@ -87,12 +75,11 @@ class Pool:
         """Mark pages as used; what a plan said of them before is void."""
         self.used[pages] = epoch
         self.until[pages] = NEVER
-        self.prefetched[pages] = False
 
     def drop(self, first: int, end: int) -> Int32:
         """Empty the slots of a range of pages, whose sequence is over; returns those that had one."""
         freed = (first + np.flatnonzero(self.resident[first:end])).astype(np.int32)
-        self.resident[freed] = self.prefetched[freed] = False
+        self.resident[freed] = False
         return freed
 
     def victims(self, epoch: int) -> int:
@@ -102,7 +89,6 @@ class Pool:
     def check_integrity(self) -> None:
         """Raise AssertionError if more pages are resident than there are slots."""
         assert self.free >= 0, "more pages are resident than there are slots"
-        assert not bool((self.prefetched & ~self.resident).any()), "a prefetched page is not resident"
 
     def _victims(self, count: int, epoch: int) -> Int32:
         pages = np.flatnonzero(self.resident & (self.used < epoch))
@@ -127,210 +113,104 @@ class Played:
 
 
 class TracePlayer:
-    """Publishes a trace's steps in the order of their epochs; `step` plays one epoch."""
+    """Publishes a trace's steps in the order of their epochs; `step` plays one epoch.
+
+    Every page of every sequence has a group of its own: those of sequence i are `first_group[i]` and following.
+    """
 
     def __init__(
         self, meta: TraceMeta, sequences: Sequence[SequenceTrace], link: ControlLink, geometry: Geometry
     ) -> None:
         self.played = Played()
         self.pool = Pool(geometry)
-        self.epoch = -1
+        self.engine = Engine(link)
         self._geometry = geometry
-        self._link = link
         self._sequences = list(sequences)
-        self._first_group = np.cumsum([0, *(_pages(s, meta.page_size) for s in sequences)]).astype(np.int32)
-        self._groups = [_pages(s, meta.page_size, first=True) for s in sequences]
-        self._open: list[int] = []
+        self._first_group: list[int] = np.cumsum([0, *(_pages(s, meta.page_size) for s in sequences)]).tolist()
+        self._groups = [0] * len(sequences)
         self._started: float | None = None
         self._row = [0] * len(sequences)
-        self._rejected: Counter[str] = Counter()
-        self._moved: tuple[Int32, Int32] = (np.empty(0, np.int32), np.empty(0, np.int32))
 
     def step(self) -> bool:
         """Play the next epoch; False once the trace is over."""
         coming = {i: int(s.epochs[self._row[i]]) for i, s in enumerate(self._sequences) if self._row[i] < len(s.epochs)}
         if not coming:
             return False
-        start, self.epoch = time.perf_counter(), min(coming.values())
-        active = [i for i, epoch in coming.items() if epoch == self.epoch]
+        start, epoch = time.perf_counter(), min(coming.values())
+        active = [i for i, at in coming.items() if at == epoch]
         for i in active:
-            if i not in self._open:
-                self._begin(i)
-        if self._link.snapshot_wanted():
-            self._link.publish(self._snapshot())
-        if (plan := self._link.take_plan()) is not None:
+            self._grow(i)
+        self.engine.begin_step(epoch)
+        if (plan := self.engine.take_plan()) is not None:
             self._apply(plan)
-        self._publish(active, start)
+        self._decode(active, epoch, start)
         for i in active:
             self._row[i] += 1
             if self._row[i] == len(self._sequences[i].epochs):
                 self._end(i)
         return True
 
-    def _begin(self, number: int) -> None:
-        self._open.append(number)
-        groups, sequence = self._table(number), self._sequences[number]
-        self._link.publish(
-            SequenceOpen(
-                sequence=sequence.sequence, prompt_tokens=sequence.prompt_tokens, groups=groups,
-                generations=np.zeros(len(groups), "<u4"),
-            )
-        )  # fmt: skip
+    def _grow(self, number: int) -> None:
+        """Open the sequence at its first step; later, give it the groups that its next token needs."""
+        sequence, row = self._sequences[number], self._row[number]
+        have, need = self._groups[number], -(-int(sequence.lengths[row]) // self._geometry.page_size)
+        groups = range(self._first_group[number] + have, self._first_group[number] + need)
+        if row == 0:
+            self.engine.open_sequence(sequence.sequence, prompt_tokens=sequence.prompt_tokens, groups=groups)
+        else:
+            for group in groups:
+                self.engine.add_group(sequence.sequence, group)
+        self._groups[number] = max(have, need)
 
     def _end(self, number: int) -> None:
-        self._open.remove(number)
-        first, lanes = int(self._first_group[number]), self._geometry.lanes
-        freed = self.pool.drop(first * lanes, (first + self._groups[number]) * lanes)
-        self._moved = (self._moved[0], np.concatenate([self._moved[1], freed]))
-        sequence = self._sequences[number]
-        tokens = int(sequence.lengths[-1])
-        self._link.publish(SequenceClose(sequence=sequence.sequence, tokens=tokens, reason="played"))
+        first, lanes = self._first_group[number], self._geometry.lanes
+        self.engine.close_sequence(self._sequences[number].sequence, "played")
+        self.pool.drop(first * lanes, (first + self._groups[number]) * lanes)
 
-    def _table(self, number: int) -> Int32:
-        first = int(self._first_group[number])
-        return np.arange(first, first + self._groups[number], dtype=np.int32)
-
-    def _physical(self, number: int, pages: Int32) -> Int32:
-        """Physical pages of logical `pages` [lanes, n]; padding stays -1."""
-        lanes = self._geometry.lanes
-        physical = (self._first_group[number] + pages) * lanes + np.arange(lanes, dtype=np.int32)[:, None]
-        return np.where(pages >= 0, physical, -1).astype(np.int32)
-
-    def _publish(self, active: list[int], start: float) -> None:
-        rows = [self._row[i] for i in active]
-        steps = [self._sequences[i] for i in active]
-        pages = np.concatenate([s.pages[r] for s, r in zip(steps, rows, strict=True)])
-        selected = np.concatenate([s.selected[r] for s, r in zip(steps, rows, strict=True)])
-        physical = np.concatenate([self._physical(i, self._sequences[i].pages[self._row[i]]) for i in active])
-        flags, missed, evicted = self._access(physical, selected)
-        before, gone = self._moved
-        new = self._new_groups(active)
-        message = Step(
-            epoch=self.epoch,
-            sequences=[s.sequence for s in steps],
-            stats=self._stats(len(missed), len(before), self._period(start)),
-            lengths=np.array([s.lengths[r] for s, r in zip(steps, rows, strict=True)], "<i4"),
-            sequence_steps=np.array([s.steps[r] for s, r in zip(steps, rows, strict=True)], "<i4"),
-            candidates=pages,
-            scores=np.concatenate([s.scores[r] for s, r in zip(steps, rows, strict=True)]),
-            flags=flags,
-            new_sequence=np.array([s for s, _ in new], "<i8"),
-            new_group=np.array([g for _, g in new], "<i4"),
-            new_generation=np.zeros(len(new), "<u4"),
-            **self._changes(np.concatenate([before, missed]), np.concatenate([gone, evicted])),
+    def _decode(self, active: list[int], epoch: int, start: float) -> None:
+        """Access what the trace accessed, and report it."""
+        rows = [(self._sequences[i], self._row[i]) for i in active]
+        numbers = [s.sequence for s, _ in rows]
+        candidates, scores, selected = (
+            np.concatenate([getattr(s, name)[row] for s, row in rows]) for name in ("pages", "scores", "selected")
         )
-        self._moved = (np.empty(0, np.int32), np.empty(0, np.int32))
-        self._link.publish(message)
+        lane, column = np.nonzero(selected)
+        asked = self.engine.physical(numbers, lane, candidates[lane, column])
+        missed = asked[~self.pool.resident[asked]]
+        self.pool.use(asked, epoch)
+        self.engine.lost(self.pool.load(missed, epoch))
+        self.engine.gained(missed, by="demand")
+        accesses = self.engine.accesses(numbers, candidates, scores, selected)
+        self._count(accesses, len(asked), len(missed))
+        stats = StepStats(step_us=int(1e6 * self._period(start)), reserve=max(1, self.pool.slots // 16))
+        self.engine.end_step(numbers, [int(s.lengths[row]) for s, row in rows], accesses, stats)
 
-    def _access(self, physical: Int32, selected: Bool) -> tuple[UInt8, Int32, Int32]:
-        """Use the selected pages. Returns flags like `physical`, pages missed and pages pushed out."""
-        asked = physical[selected]
-        hit = self.pool.resident[asked]
-        first = self.pool.prefetched[asked]
-        flags = np.zeros(physical.shape, np.uint8)
-        flags[selected] = AccessFlag.SELECTED | hit * AccessFlag.HIT | first * AccessFlag.PREFETCHED
-        self.pool.use(asked, self.epoch)
-        missed = asked[~hit]
-        evicted = self.pool.load(missed, self.epoch)
-        played = self.played
-        played.steps += 1
-        played.accesses += len(asked)
-        played.demand_misses += len(missed)
-        played.prefetched_hits += int(np.count_nonzero(first))
-        return flags, missed, evicted
-
-    def _new_groups(self, active: list[int]) -> list[tuple[int, int]]:
-        new: list[tuple[int, int]] = []
-        for i in active:
-            sequence = self._sequences[i]
-            need = -(-int(sequence.lengths[self._row[i]]) // self._geometry.page_size)
-            first = int(self._first_group[i])
-            new += [(sequence.sequence, first + page) for page in range(self._groups[i], need)]
-            self._groups[i] = max(self._groups[i], need)
-        return new
-
-    def _changes(self, gained: Int32, lost: Int32) -> dict[str, Int32]:
-        touched = np.unique(np.concatenate([gained, lost]))
-        held = self.pool.resident[touched]
-        return {"loaded": touched[held].astype("<i4"), "evicted": touched[~held].astype("<i4")}
+    def _count(self, accesses: Accesses, asked: int, missed: int) -> None:
+        self.played.steps += 1
+        self.played.accesses += asked
+        self.played.demand_misses += missed
+        self.played.prefetched_hits += int(np.count_nonzero(accesses.flags & AccessFlag.PREFETCHED))
 
     def _period(self, start: float) -> float:
         """Seconds since the step before began: a player that is paced waits between steps."""
         period, self._started = start - (self._started or start), start
         return period
 
-    def _stats(self, missed: int, prefetched: int, seconds: float) -> StepStats:
-        return StepStats(
-            step_us=int(1e6 * seconds),
-            demand_pages=missed,
-            prefetch_pages=prefetched,
-            moved_bytes=(missed + prefetched) * self._geometry.page_bytes,
-            reserve=max(1, self.pool.slots // 16),
-            free=self.pool.free,
-            steps_dropped=self._link.counters.steps_dropped,
-            plans_applied=self.played.plans,
-            entries_applied=self.played.entries,
-            entries_rejected=dict(self._rejected),
-        )
-
-    def _apply(self, plan: Plan) -> None:
+    def _apply(self, plan: CheckedPlan) -> None:
         """Values first, then the best prefetches, up to a small share of the pool."""
-        good, rejected = self._valid(plan.pages, plan.generations, plan.deadline, resident=True)
-        pages = plan.pages[good]
-        self.pool.value[pages] = plan.values[good]
-        self.pool.until[pages] = plan.deadline
-        fetch, refused = self._valid(plan.prefetch, plan.prefetch_generations, plan.deadline, resident=False)
+        self.pool.value[plan.pages] = plan.values
+        self.pool.until[plan.pages] = plan.deadline
         # What the last step used is not a victim of a guess.
-        last = max(self.epoch - 1, 0)
+        last = max(self.engine.epoch - 1, 0)
         room = min(self.pool.free + self.pool.victims(last), max(1, self.pool.slots // 32))
-        wanted = dict.fromkeys(plan.prefetch[fetch].tolist())
-        fetched = np.array(list(wanted)[:room], "<i4")
-        lost = self.pool.load(fetched, last)
-        self.pool.prefetched[fetched] = True
-        self._moved = (fetched, np.concatenate([self._moved[1], lost]))
+        fetched = plan.prefetch[:room]
+        self.engine.lost(self.pool.load(fetched, last))
+        self.pool.used[fetched] = last  # young, so that the next misses do not push them out unseen
+        self.engine.gained(fetched, by="prefetch")
+        self.engine.finish_plan(plan, refused={"no_room": len(plan.prefetch) - len(fetched)})
         self.played.plans += 1
-        self.played.entries += len(pages) + len(fetched)
+        self.played.entries += len(plan.pages) + len(fetched)
         self.played.prefetched_pages += len(fetched)
-        rejected.update(refused)
-        self._rejected.update(rejected)
-        applied = len(pages) + len(fetched)
-        self._link.publish(Ack(of="plan", number=plan.number, accepted=True, applied=applied, rejected=dict(rejected)))
-
-    def _valid(
-        self, pages: Int32, generations: npt.NDArray[Any], deadline: int, *, resident: bool
-    ) -> tuple[Bool, Counter[str]]:
-        inside = (pages >= 0) & (pages < len(self.pool.resident))
-        held = self.pool.resident[np.where(inside, pages, 0)] == resident
-        reasons = {
-            "late": np.full(len(pages), deadline < self.epoch),
-            "out_of_range": ~inside,
-            "stale_generation": generations != 0,
-            "not_resident" if resident else "already_resident": ~held,
-        }
-        good: Bool = np.ones(len(pages), np.bool_)
-        rejected: Counter[str] = Counter()
-        for reason, bad in reasons.items():
-            if hits := int(np.count_nonzero(good & bad)):
-                rejected[reason] = hits
-            good &= ~bad
-        return good, rejected
-
-    def _snapshot(self) -> Snapshot:
-        opened = [(self._sequences[i], self._row[i]) for i in self._open]
-        tables = [self._table(i) for i in self._open]
-        groups = np.concatenate([np.empty(0, np.int32), *tables])
-        lengths = [int(s.lengths[row - 1]) if row else s.prompt_tokens for s, row in opened]
-        return Snapshot(
-            epoch=max(self.epoch - 1, 0),
-            sequences=[s.sequence for s, _ in opened],
-            prompt_tokens=np.array([s.prompt_tokens for s, _ in opened], "<i4"),
-            lengths=np.array(lengths, "<i4"),
-            sequence_steps=np.array([row for _, row in opened], "<i4"),
-            offsets=np.cumsum([0, *map(len, tables)]).astype("<i4"),
-            groups=groups.astype("<i4"),
-            generations=np.zeros(len(groups), "<u4"),
-            resident=np.flatnonzero(self.pool.resident).astype("<i4"),
-        )
 
 
 def _pages(sequence: SequenceTrace, page_size: int, *, first: bool = False) -> int:

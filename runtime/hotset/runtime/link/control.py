@@ -109,6 +109,11 @@ class ControlLink:
         return self._transport.endpoint
 
     @property
+    def geometry(self) -> Geometry:
+        """What this session told about its shape."""
+        return self._hello.geometry
+
+    @property
     def attached(self) -> bool:
         """Whether anybody listens."""
         return self.counters.peers > 0 and not self._stop.is_set()
