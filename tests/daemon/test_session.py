@@ -78,7 +78,7 @@ class Stage:
         for _ in range(steps):
             assert self.player.step()
             self.player.pool.check_integrity()
-            self.player.engine.check_integrity()
+            self.player.engine.tables.check_integrity()
             time.sleep(pause)
 
     def end(self) -> None:

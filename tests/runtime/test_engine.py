@@ -123,13 +123,12 @@ class Bench:
         engine.begin_step()
         candidates = np.full((rows, 4), -1, "<i4")
         candidates[:, : len(pages)] = pages
-        lane, column = np.nonzero(candidates >= 0)
-        asked = engine.physical(list(sequences), lane, candidates[lane, column])
+        asked = engine.physical(list(sequences), candidates, candidates >= 0)
         engine.gained(asked[~engine.resident[asked]], by="demand")
         scores = np.full(candidates.shape, 9, "|u1")
         accesses = engine.accesses(list(sequences), candidates, scores, candidates >= 0)
         engine.end_step(list(sequences), list(sequences.values()), accesses, stats or StepStats())
-        engine.check_integrity()
+        engine.tables.check_integrity()
 
 
 @pytest.fixture
@@ -205,7 +204,7 @@ def test_a_daemon_that_joins_at_any_time_sees_what_is_there(bench: Bench, seed: 
     assert watcher is not None
     assert len(watcher.steps) > 20
     held = [group for table in tables.values() for group in table]
-    np.testing.assert_array_equal(watcher.state.generations[held], engine._generation[held])
+    np.testing.assert_array_equal(watcher.state.generations[held], engine.tables.generation[held])
 
 
 def test_only_current_entries_of_a_plan_arrive(bench: Bench) -> None:
@@ -307,7 +306,7 @@ def test_without_peers_nothing_piles_up(bench: Bench) -> None:
         bench.engine.begin_step()
         bench.engine.gained([length % 8], by="demand")
         bench.engine.end_step([1], [8], None)
-    assert bench.engine._pending.touched == []
+    assert bench.engine.tables._touched == []
     assert bench.engine.epoch == 92
 
 
@@ -321,12 +320,13 @@ def test_mistakes_of_the_author_are_told_at_once(bench: Bench) -> None:
         lambda: engine.gained([SHAPE.groups * LANES], by="demand"),
         lambda: engine.lost([-1]),
         lambda: engine.end_step([9], [4], None),
-        lambda: engine.physical([1], np.array([0]), np.array([1])),
+        lambda: engine.physical([1], np.ones((LANES, 1), np.int32), np.ones((LANES, 1), np.bool_)),
+        lambda: engine.physical([1], np.zeros((1, 1), np.int32), np.ones((1, 1), np.bool_)),
     ]
     for mistake in mistakes:
-        with pytest.raises(ValueError, match=r"open|outside|beyond"):
+        with pytest.raises(ValueError, match=r"open|outside|beyond|selected of"):
             mistake()
-    engine.check_integrity()
+    engine.tables.check_integrity()
 
 
 def test_the_engine_needs_no_torch() -> None:

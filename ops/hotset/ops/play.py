@@ -174,8 +174,7 @@ class TracePlayer:
         candidates, scores, selected = (
             np.concatenate([getattr(s, name)[row] for s, row in rows]) for name in ("pages", "scores", "selected")
         )
-        lane, column = np.nonzero(selected)
-        asked = self.engine.physical(numbers, lane, candidates[lane, column])
+        asked = self.engine.physical(numbers, candidates, selected)
         missed = asked[~self.pool.resident[asked]]
         self.pool.use(asked, epoch)
         self.engine.lost(self.pool.load(missed, epoch))

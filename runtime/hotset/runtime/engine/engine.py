@@ -1,17 +1,13 @@
-"""How an engine that is not ours joins: one class, no torch. docs/engine.md walks through an integration.
-
-`Engine` keeps what the wire speaks of (group tables, generations, who is resident), so that the author of an
-engine reports only what happened, and gets plans whose every entry is current. It answers snapshots by itself.
-"""
+"""The engine's end of the wire: see `Engine`."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,40 +15,19 @@ import numpy.typing as npt
 from hotset.protos.errors import ModelError
 from hotset.protos.forest import FlatForest, sha256
 from hotset.protos.messages import (
-    AccessFlag,
     Ack,
     Advice,
     Capacity,
     Geometry,
     Model,
-    Plan,
     SequenceClose,
     SequenceOpen,
-    Snapshot,
     Step,
     StepStats,
 )
 from hotset.protos.transport import CurveKeys
+from hotset.runtime.engine.pages import Accesses, Bool, Cause, Int32, PageTables, UInt8
 from hotset.runtime.link import ControlLink
-
-Int32 = npt.NDArray[np.int32]
-UInt8 = npt.NDArray[np.uint8]
-Bool = npt.NDArray[np.bool_]
-NEVER = -1
-_NO_PAGES: Int32 = np.empty(0, np.int32)
-
-
-class Accesses(NamedTuple):
-    """What the lanes of a step looked at, [rows, n], n up to `geometry.candidates`.
-
-    Rows are lanes: in the order of the step's sequences, then layer, then KV head. `candidates` are logical pages
-    (int32, -1 pads); `scores` are page attention masses m as 255 + 8 log2(m), clipped to 0..255 (uint8);
-    `flags` are `AccessFlag` bits (uint8).
-    """
-
-    candidates: Int32
-    scores: UInt8
-    flags: UInt8
 
 
 @dataclass(frozen=True)
@@ -81,23 +56,6 @@ class CheckedModel(NamedTuple):
     forest: FlatForest
 
 
-@dataclass
-class _Sequence:
-    number: int
-    prompt_tokens: int
-    length: int
-    groups: list[int]
-    steps: int = 0
-
-
-@dataclass
-class _Pending:
-    """What the next step message has to tell."""
-
-    touched: list[Int32] = field(default_factory=list)
-    groups: list[tuple[int, int, int]] = field(default_factory=list)
-
-
 class Engine:
     """The decode engine's view of its daemon. Call it from the thread that decodes; no method waits.
 
@@ -117,8 +75,8 @@ class Engine:
             engine.close_sequence(7, "stop")
 
     A group, its generation and physical pages are as in docs/protocol.md. What the author of the engine gets wrong
-    (an unknown sequence, a page out of range, arrays that do not fit) raises ValueError or IndexError; what a peer gets
-    wrong never raises. Memory: 11 bytes a physical page and 8 a group.
+    (an unknown sequence, a page out of range, arrays that do not fit) raises ValueError; what a peer gets
+    wrong never raises. Memory: 2 bytes a physical page, 8 a group, and 4 a page selected in the last 16 steps.
     """
 
     def __init__(self, link: ControlLink, *, takes_advice: bool = False, takes_models: bool = False) -> None:
@@ -127,22 +85,14 @@ class Engine:
         Advice and models that the engine does not take are answered on its behalf.
         """
         self.geometry = link.geometry
+        self.tables = PageTables(link.geometry)
         self.epoch = 0
         """The step that runs or comes next."""
-        self.resident: Bool = np.zeros(self.geometry.groups * self.geometry.lanes, np.bool_)
         self.plans_applied = self.entries_applied = 0
         self.entries_rejected: Counter[str] = Counter()
         self._link = link
         self._takes_advice, self._takes_models = takes_advice, takes_models
-        self._prefetched = np.zeros_like(self.resident)
-        self._missed = np.zeros_like(self.resident)
-        self._used: npt.NDArray[np.int64] = np.full(len(self.resident), NEVER, np.int64)
-        self._generation: npt.NDArray[np.uint32] = np.zeros(self.geometry.groups, np.uint32)
-        self._references: npt.NDArray[np.int32] = np.zeros(self.geometry.groups, np.int32)
-        self._sequences: dict[int, _Sequence] = {}
-        self._demanded: list[Int32] = []
-        self._count = self._prefetches = 0
-        self._pending = _Pending()
+        self._new_groups: list[tuple[int, int, int]] = []
 
     @classmethod
     def listen(
@@ -179,9 +129,9 @@ class Engine:
         return self._link.endpoint
 
     @property
-    def free(self) -> int:
-        """Slots that hold nothing."""
-        return self.geometry.slots - self._count
+    def resident(self) -> Bool:
+        """Which physical pages have a slot, as reported."""
+        return self.tables.resident
 
     # Sequences and their groups.
 
@@ -192,64 +142,36 @@ class Engine:
 
         Groups that another sequence holds too are shared with it, as after a fork of `parent`.
         """
-        if sequence in self._sequences:
-            raise ValueError(f"sequence {sequence} is open already")
-        table = self._checked(groups, self.geometry.groups, "group")
-        np.add.at(self._references, table, 1)
-        self._sequences[sequence] = _Sequence(sequence, prompt_tokens, prompt_tokens, table.tolist())
+        table = self.tables.open(sequence, prompt_tokens, groups)
+        generations = self.tables.generation[table]
         self._link.publish(
             SequenceOpen(
-                sequence=sequence, prompt_tokens=prompt_tokens, parent=parent,
-                groups=table, generations=self._generation[table],
+                sequence=sequence, prompt_tokens=prompt_tokens, parent=parent, groups=table, generations=generations
             )
-        )  # fmt: skip
+        )
 
     def add_group(self, sequence: int, group: int) -> None:
         """The sequence goes on in one more group, its new tail."""
-        self._checked([group], self.geometry.groups, "group")
-        self._known(sequence).groups.append(group)
-        self._references[group] += 1
-        self._pending.groups.append((sequence, group, int(self._generation[group])))
+        self.tables.add(sequence, group)
+        self._new_groups.append((sequence, group, int(self.tables.generation[group])))
 
     def close_sequence(self, sequence: int, reason: str) -> list[int]:
         """A sequence has ended. Returns the groups that nobody holds any more: their pages are not resident now."""
-        closed = self._known(sequence)
-        del self._sequences[sequence]
-        table = np.array(closed.groups, np.int32)
-        np.subtract.at(self._references, table, 1)
-        freed = np.unique(table[self._references[table] == 0])
-        self._generation[freed] += 1
-        pages = (freed[:, None] * self.geometry.lanes + np.arange(self.geometry.lanes, dtype=np.int32)).ravel()
-        self.lost(pages[self.resident[pages]])
-        self._used[pages] = NEVER
-        self._pending.groups = [new for new in self._pending.groups if new[0] != sequence]
-        self._link.publish(SequenceClose(sequence=sequence, tokens=closed.length, reason=reason))
-        freed_groups: list[int] = freed.tolist()
-        return freed_groups
+        tokens = self.tables.sequence(sequence).length
+        freed = self.tables.close(sequence)
+        self._new_groups = [new for new in self._new_groups if new[0] != sequence]
+        self._link.publish(SequenceClose(sequence=sequence, tokens=tokens, reason=reason))
+        return freed
 
     # Residency, in the order in which it changes.
 
-    def gained(self, pages: npt.ArrayLike, *, by: Literal["demand", "prefetch", "prompt"]) -> None:
+    def gained(self, pages: npt.ArrayLike, *, by: Cause) -> None:
         """Physical pages have a slot now: after a demand miss, by a prefetch that arrived, or since the prompt."""
-        new = self._checked(pages, len(self.resident), "page")
-        new = np.unique(new[~self.resident[new]])
-        self.resident[new] = True
-        self._count += len(new)
-        self._pending.touched.append(new)
-        if by == "demand":
-            self._missed[new] = True
-            self._demanded.append(new)
-        elif by == "prefetch":
-            self._prefetched[new] = True
-            self._prefetches += len(new)
+        self.tables.gained(pages, by)
 
     def lost(self, pages: npt.ArrayLike) -> None:
         """Physical pages have no slot any more."""
-        gone = self._checked(pages, len(self.resident), "page")
-        gone = np.unique(gone[self.resident[gone]])
-        self.resident[gone] = self._prefetched[gone] = False
-        self._count -= len(gone)
-        self._pending.touched.append(gone)
+        self.tables.lost(pages)
 
     # A step.
 
@@ -257,7 +179,7 @@ class Engine:
         """A safe point: answer who waits for a snapshot. `epoch` numbers the step if it is not the next one."""
         self.epoch = self.epoch if epoch is None else epoch
         if self._link.snapshot_wanted():
-            self._link.publish(self._snapshot())
+            self._link.publish(self.tables.snapshot(max(self.epoch - 1, 0)))
         if not self._takes_models:
             for model in self._link.take_models():
                 self.answer(model, accepted=False, reason="this engine does not score")
@@ -269,26 +191,11 @@ class Engine:
 
         A selected page is a hit unless it was gained by demand in this step. Call it once a step, before `end_step`.
         """
-        rows, columns = np.nonzero(selected)
-        pages = self.physical(sequences, rows, candidates[rows, columns])
-        hit, first = self.resident[pages] & ~self._missed[pages], self._prefetched[pages]
-        flags = np.zeros(candidates.shape, np.uint8)
-        flags[rows, columns] = AccessFlag.SELECTED | hit * AccessFlag.HIT | (hit & first) * AccessFlag.PREFETCHED
-        self._used[pages] = self.epoch
-        self._prefetched[pages] = False
-        return Accesses(candidates, scores, flags)
+        return Accesses(candidates, scores, self.tables.use(sequences, candidates, selected, self.epoch))
 
-    def physical(self, sequences: Sequence[int], rows: npt.NDArray[Any], pages: npt.NDArray[Any]) -> Int32:
-        """Physical pages of logical `pages` [m] in `rows` [m] of a step of `sequences`."""
-        lanes = self.geometry.lanes
-        tables = [self._known(number).groups for number in sequences]
-        starts = np.cumsum([0, *map(len, tables)])
-        groups = np.concatenate([_NO_PAGES, *(np.array(table, np.int32) for table in tables)])
-        owner = rows // lanes
-        if pages.size and not bool(((pages >= 0) & (pages < np.diff(starts)[owner])).all()):
-            raise ValueError("a page lies beyond the groups of its sequence")
-        physical: Int32 = groups[starts[owner] + pages] * np.int32(lanes) + (rows % lanes).astype(np.int32)
-        return physical
+    def physical(self, sequences: Sequence[int], candidates: Int32, selected: Bool) -> Int32:
+        """Physical pages of the `selected` ones among a step's `candidates` ([rows, n] both), row by row."""
+        return self.tables.physical(sequences, candidates, selected)
 
     def end_step(
         self,
@@ -303,17 +210,15 @@ class Engine:
         `reserve`. Without `accesses` nothing is sent, and the changes wait for the next step that has them.
         """
         for number, length in zip(sequences, lengths, strict=True):
-            known = self._known(number)
+            known = self.tables.sequence(number)
             known.length, known.steps = length, known.steps + 1
-        if accesses is not None and self.attached:
-            self._link.publish(self._message(sequences, accesses, stats))
-            self._pending = _Pending()
-        elif not self.attached:
+        if not self.attached:
             # Whoever attaches later starts from a snapshot.
-            self._pending = _Pending()
-        for pages in self._demanded:
-            self._missed[pages] = False
-        self._demanded, self._prefetches = [], 0
+            self.tables.forget_changes()
+            self._new_groups.clear()
+        elif accesses is not None:
+            self._link.publish(self._message(sequences, accesses, stats))
+        self.tables.end_step()
         self._link.at_epoch(self.epoch)
         self.epoch += 1
 
@@ -328,16 +233,14 @@ class Engine:
         if plan is None:
             return None
         late = plan.deadline < self.epoch
-        if late or plan.epoch >= max(1, self.epoch):
+        if late or plan.epoch >= max(1, self.epoch) or not self.tables.remembers(plan.epoch):
             reason, entries = "late" if late else "unknown_epoch", len(plan.pages) + len(plan.prefetch)
             self.entries_rejected[reason] += entries
             self._link.publish(
                 Ack(of="plan", number=plan.number, accepted=False, rejected={reason: entries}, reason=reason)
             )
             return None
-        rejected = Counter[str]()
-        good = self._valid_values(plan, rejected)
-        fetch = self._valid_prefetch(plan, rejected)
+        good, fetch, rejected = self.tables.sift(plan)
         return CheckedPlan(
             plan.number, plan.epoch, plan.deadline, plan.source == "learned",
             plan.pages[good], plan.values[good], plan.prefetch[fetch], rejected,
@@ -391,44 +294,10 @@ class Engine:
     ) -> None:
         self.close()
 
-    def check_integrity(self) -> None:
-        """Raise AssertionError if tables, reference counts and residency contradict each other."""
-        held = np.zeros_like(self._references)
-        for sequence in self._sequences.values():
-            np.add.at(held, sequence.groups, 1)
-        assert bool((held == self._references).all()), "reference counts are not those of the tables"
-        assert self._count == int(np.count_nonzero(self.resident)), "the count of resident pages is off"
-        assert self.free >= 0, "more pages are resident than there are slots"
-        assert not bool((self._prefetched & ~self.resident).any()), "a prefetched page is not resident"
-        owners = self._references[np.flatnonzero(self.resident) // self.geometry.lanes]
-        assert bool((owners > 0).all()), "a page is resident whose group nobody holds"
-
-    def _valid_values(self, plan: Plan, rejected: Counter[str]) -> Bool:
-        page, reasons = self._stale(plan.pages, plan.generations)
-        reasons["not_resident"] = ~self.resident[page]
-        reasons["superseded"] = self._used[page] > plan.epoch
-        return _sift(reasons, rejected)
-
-    def _valid_prefetch(self, plan: Plan, rejected: Counter[str]) -> Bool:
-        page, reasons = self._stale(plan.prefetch, plan.prefetch_generations)
-        again = np.ones(len(page), np.bool_)
-        again[np.unique(page, return_index=True)[1]] = False
-        reasons["not_stored"] = self._references[page // self.geometry.lanes] == 0
-        reasons["resident"] = self.resident[page]
-        reasons["in_flight"] = again
-        return _sift(reasons, rejected)
-
-    def _stale(self, pages: Int32, generations: npt.NDArray[np.uint32]) -> tuple[Int32, dict[str, Bool]]:
-        inside = (pages >= 0) & (pages < len(self.resident))
-        page = np.where(inside, pages, 0)
-        current = self._generation[page // self.geometry.lanes] == generations
-        return page, {"out_of_range": ~inside, "stale_generation": ~current}
-
     def _message(self, sequences: Sequence[int], accesses: Accesses, stats: StepStats) -> Step:
-        known = [self._known(number) for number in sequences]
-        touched = np.unique(np.concatenate([_NO_PAGES, *self._pending.touched]))
-        held = self.resident[touched]
-        new = self._pending.groups
+        known = [self.tables.sequence(number) for number in sequences]
+        loaded, evicted = self.tables.take_changes()
+        new, self._new_groups = self._new_groups, []
         return Step(
             epoch=self.epoch,
             sequences=list(sequences),
@@ -441,57 +310,20 @@ class Engine:
             new_sequence=np.array([sequence for sequence, _, _ in new], "<i8"),
             new_group=np.array([group for _, group, _ in new], "<i4"),
             new_generation=np.array([generation for _, _, generation in new], "<u4"),
-            loaded=touched[held],
-            evicted=touched[~held],
+            loaded=loaded,
+            evicted=evicted,
         )
 
     def _completed(self, stats: StepStats) -> StepStats:
-        demand = sum(map(len, self._demanded))
+        demand, prefetch = self.tables.demand_pages, self.tables.prefetch_pages
         counts = {
             "demand_pages": demand,
-            "prefetch_pages": self._prefetches,
-            "moved_bytes": (demand + self._prefetches) * self.geometry.page_bytes,
-            "free": self.free,
+            "prefetch_pages": prefetch,
+            "moved_bytes": (demand + prefetch) * self.geometry.page_bytes,
+            "free": self.geometry.slots - self.tables.count,
             "steps_dropped": self._link.counters.steps_dropped,
             "plans_applied": self.plans_applied,
             "entries_applied": self.entries_applied,
             "entries_rejected": dict(self.entries_rejected),
         }
         return stats.model_copy(update=counts)
-
-    def _snapshot(self) -> Snapshot:
-        known = list(self._sequences.values())
-        groups = np.concatenate([_NO_PAGES, *(np.array(s.groups, np.int32) for s in known)])
-        return Snapshot(
-            epoch=max(self.epoch - 1, 0),
-            sequences=[s.number for s in known],
-            prompt_tokens=np.array([s.prompt_tokens for s in known], "<i4"),
-            lengths=np.array([s.length for s in known], "<i4"),
-            sequence_steps=np.array([s.steps for s in known], "<i4"),
-            offsets=np.cumsum([0, *(len(s.groups) for s in known)]).astype("<i4"),
-            groups=groups,
-            generations=self._generation[groups],
-            resident=np.flatnonzero(self.resident).astype("<i4"),
-        )
-
-    def _known(self, sequence: int) -> _Sequence:
-        if sequence not in self._sequences:
-            raise ValueError(f"sequence {sequence} is not open")
-        return self._sequences[sequence]
-
-    @staticmethod
-    def _checked(values: npt.ArrayLike, end: int, what: str) -> Int32:
-        array = np.asarray(values, np.int32).ravel()
-        if array.size and not (array.min() >= 0 and array.max() < end):
-            raise ValueError(f"a {what} lies outside 0..{end - 1}")
-        return array
-
-
-def _sift(reasons: dict[str, Bool], rejected: Counter[str]) -> Bool:
-    """Entries for which no reason holds; the others are counted under the first that does."""
-    good = np.ones_like(reasons["out_of_range"])
-    for reason, bad in reasons.items():
-        if hits := int(np.count_nonzero(good & bad)):
-            rejected[reason] += hits
-        good &= ~bad
-    return good
