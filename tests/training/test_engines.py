@@ -71,7 +71,7 @@ def scheduler() -> Iterator[str]:
     with (
         quiet("distributed"),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+            n_workers=2, threads_per_worker=1, dashboard_address=":0", host="127.0.0.1"
         ) as cluster,
     ):
         yield cluster.scheduler_address

@@ -92,7 +92,7 @@ def _client(job: Job) -> Iterator[Any]:
         raise TrainingError("the Dask engine needs its extra: pip install 'hotset[dask]'") from error
     if job.scheduler is None:
         with (
-            distributed.LocalCluster(n_workers=job.workers, threads_per_worker=1, dashboard_address=None) as cluster,
+            distributed.LocalCluster(n_workers=job.workers, threads_per_worker=1, dashboard_address=":0") as cluster,
             distributed.Client(cluster) as client,
         ):
             yield client
