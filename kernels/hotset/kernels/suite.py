@@ -24,6 +24,7 @@ SUITES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("Sparse paged decode attention, bf16", "attend", "run"),
         ("Page scores and selection", "select", "run"),
     ),
+    "forest": (("A LightGBM forest over rows of 24 features", "forest", "run"),),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-HELP = """Measure the GPU kernels in captured graphs: swap-in, resolve or attend. Prints Markdown.
+HELP = """Measure the GPU kernels in captured graphs: swap-in, resolve, attend or forest. Prints Markdown.
 
 Example: hotset bench swap-in
 
@@ -23,6 +23,7 @@ class Suite(StrEnum):
     SWAP_IN = "swap-in"
     RESOLVE = "resolve"
     ATTEND = "attend"
+    FOREST = "forest"
 
 
 def register(app: typer.Typer) -> None:
@@ -39,6 +40,10 @@ def bench(
     from hotset.kernels import suite as suites
 
     report = suites.run(suite.value)
+    if suite is Suite.FOREST:
+        from hotset.ops import boosters
+
+        report["tables"]["Beside LightGBM on the processor"] = boosters.run()
     text = suites.to_markdown(report)
     if json_to is not None:
         json_to.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hotset.protos.errors import ModelError
-from hotset.protos.forest import EXP, IDENTITY, NAN_LEFT, SIGMOID, ZERO, ZERO_IS_MISSING, FlatForest
+from hotset.protos.forest import EXP, IDENTITY, NAN_LEFT, SIGMOID, ZERO_IS_MISSING, FlatForest
 
 _LINKS = {"poisson": EXP, "gamma": EXP, "tweedie": EXP, "cross_entropy": SIGMOID, "binary": SIGMOID}
 _IDENTITY = ("regression", "regression_l1", "huber", "fair", "quantile", "mape", "lambdarank", "rank_xendcg", "")
@@ -133,13 +133,3 @@ def _join(trees: list[_Tree], columns: int, features_hash: str, link: int, scale
         right=children("right"),
         leaf=np.concatenate([tree.leaf for tree in trees]),
     )
-
-
-def goes_left(
-    value: npt.NDArray[np.float32], threshold: npt.NDArray[np.float32], flags: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.bool_]:
-    """The decision at nodes, as stated in `hotset.protos.forest`."""
-    value = np.where(np.abs(value) <= np.float32(ZERO), np.float32(0.0), value)
-    missing = np.isnan(value) | (((flags & ZERO_IS_MISSING) > 0) & (value == 0.0))
-    left: npt.NDArray[np.bool_] = np.where(missing, (flags & NAN_LEFT) > 0, value <= threshold)
-    return left
