@@ -15,7 +15,8 @@ import numpy.typing as npt
 from numba import njit
 
 from hotset.predictor.features import FeatureState
-from hotset.predictor.features.memory import NEVER, PageMemory
+from hotset.predictor.features.base import Features, Memory
+from hotset.predictor.features.memory import NEVER
 from hotset.predictor.labels import advance, log_steps, next_uses
 from hotset.predictor.trace.sequence import Bool, Int32, SequenceTrace
 from hotset.protos.errors import ConfigError
@@ -41,15 +42,19 @@ class Rows(NamedTuple):
     """[m]"""
 
 
-def sequence_rows(sequence: SequenceTrace, meta: TraceMeta, *, fraction: float, seed: int) -> Iterator[Rows]:
+def sequence_rows(
+    sequence: SequenceTrace, meta: TraceMeta, *, fraction: float, seed: int, state: Features | None = None
+) -> Iterator[Rows]:
     """Rows of all steps but the last, in order, in chunks of about 65,536; the same for the same seed.
 
-    Raises ConfigError unless 0 < fraction <= 1. Memory: the sequence, its labels and a chunk.
+    `state`: an empty one whose rows are wanted, by default a `FeatureState`. Raises ConfigError unless 0 < fraction
+    <= 1. Memory: the sequence, its labels and a chunk.
     """
     if not 0.0 < fraction <= 1.0:
         raise ConfigError(f"fraction {fraction:g} of the rows; choose more than 0 and at most 1")
     parts: list[Rows] = []
-    for part in _steps(sequence, meta, fraction, np.random.default_rng(seed)):
+    state = state or new_state(sequence, meta)
+    for part in _steps(sequence, state, fraction, np.random.default_rng(seed)):
         parts.append(part)
         if sum(len(p.target) for p in parts) >= _CHUNK_ROWS:
             yield _join(parts)
@@ -58,8 +63,7 @@ def sequence_rows(sequence: SequenceTrace, meta: TraceMeta, *, fraction: float, 
         yield _join(parts)
 
 
-def _steps(sequence: SequenceTrace, meta: TraceMeta, fraction: float, random: np.random.Generator) -> Iterator[Rows]:
-    state = new_state(sequence, meta)
+def _steps(sequence: SequenceTrace, state: Features, fraction: float, random: np.random.Generator) -> Iterator[Rows]:
     upcoming, following = next_uses(sequence)
     end = int(sequence.steps[-1])
     for t in range(len(sequence.steps) - 1):
@@ -82,7 +86,7 @@ def new_state(sequence: SequenceTrace, meta: TraceMeta) -> FeatureState:
     )
 
 
-def choose(state: FeatureState, wanted: float, random: np.random.Generator) -> tuple[Int32, Int32]:
+def choose(state: Features, wanted: float, random: np.random.Generator) -> tuple[Int32, Int32]:
     """Draw about `wanted` rows among the pages that could be resident: lanes and pages, ascending."""
     weights = _weights(state.memory, state.steps - 1)
     total = float(weights.sum())
@@ -92,7 +96,7 @@ def choose(state: FeatureState, wanted: float, random: np.random.Generator) -> t
 
 
 @njit(cache=True)
-def _weights(memory: PageMemory, step: int) -> Float32:
+def _weights(memory: Memory, step: int) -> Float32:
     lanes, pages = memory.last_used.shape
     weights = np.zeros((lanes, pages), np.float32)
     for lane in range(lanes):

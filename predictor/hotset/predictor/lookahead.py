@@ -14,36 +14,20 @@ import numpy.typing as npt
 from numba import njit
 
 from hotset.predictor.dataset import new_state
-from hotset.predictor.features import FeatureState
+from hotset.predictor.features.base import Features
 from hotset.predictor.trace.sequence import Bool, Int32, SequenceTrace
 from hotset.protos.errors import ConfigError
-from hotset.protos.features import FEATURES, Feature
+from hotset.protos.features import FEATURES
+from hotset.protos.lookahead import LOOKAHEAD_FEATURES, RECALL_DECAY
 from hotset.protos.trace import TraceMeta
 
 Float32 = npt.NDArray[np.float32]
 
-RECALL_DECAY = 0.9
 USED_SHARE = 0.1
 """of ranked pages used at the step before, that training rows keep: they are resident, and easy"""
 _CHUNK_ROWS = 1 << 16
 
-LOOKAHEAD_FEATURES: tuple[Feature, ...] = (
-    Feature("rank", "place of the page in the lane's lookahead for this step"),
-    Feature("rank_before", "the same at the step before"),
-    Feature("rank_gain", "rank_before minus rank"),
-    Feature("peer_rank", "best rank among the layer's other heads"),
-    Feature("below_rank", "best rank among the heads of the layer below"),
-    Feature("ranked_below", "share of heads of the four layers below that rank the page among their first k"),
-    Feature("ranked_in_all", "the same of all layers below"),
-    Feature("beside_rank", "better rank of the pages before and after"),
-    Feature("recall", f"share of the lane's first k that were selected, average of past steps, decay {RECALL_DECAY}"),
-    Feature("news", "share of the lane's first k that were not selected at the step before"),
-    Feature("news_rank", "place of the page among ranked pages that were not selected at the step before"),
-    Feature("news_share", "news_rank over the pages that the lane's churn makes new at a step"),
-    Feature("turns_ranked", "steps in a row, up to this one, at which the page was ranked"),
-)
 _COUNT = len(LOOKAHEAD_FEATURES)
-_CHURN = [feature.name for feature in FEATURES].index("churn")
 WIDTH = len(FEATURES) + len(LOOKAHEAD_FEATURES)
 _NEAR_LAYERS = 4
 
@@ -77,11 +61,11 @@ class LookaheadState:
             np.full(lanes, np.nan, np.float32),
         )
 
-    def rank(self, features: FeatureState, ranks: Int32) -> tuple[Int32, Int32, Float32]:
+    def rank(self, features: Features, ranks: Int32) -> tuple[Int32, Int32, Float32]:
         """Take the lookahead [lanes, r] (-1 none) of the coming step; `features` has observed the step before it.
 
-        Returns lanes [m], pages [m] of all that is ranked, and rows [m, WIDTH]. Raises ConfigError if a rank names
-        a page beyond `pages`.
+        Returns lanes [m], pages [m] of all that is ranked, and rows: those of `features`, then LOOKAHEAD_FEATURES ([m,
+        WIDTH] for a `FeatureState`). Raises ConfigError if a rank names a page beyond `pages`.
         """
         if int(ranks.max(initial=-1)) >= self._memory.now.shape[1]:
             raise ConfigError(f"a lookahead names page {ranks.max()} of {self._memory.now.shape[1]}")
@@ -89,10 +73,10 @@ class LookaheadState:
         rows_of, places = np.nonzero(ranks >= 0)
         lanes: Int32 = rows_of.astype(np.int32)
         pages: Int32 = ranks[rows_of, places].astype(np.int32)
-        rows: Float32 = np.empty((len(lanes), WIDTH), np.float32)
-        rows[:, : len(FEATURES)] = features.rows(lanes, pages)
-        last_used = features.memory.last_used
-        churn = rows[:, _CHURN].copy()
+        known = features.rows(lanes, pages)
+        rows: Float32 = np.empty((len(lanes), known.shape[1] + _COUNT), np.float32)
+        rows[:, :-_COUNT] = known
+        last_used, churn = features.memory.last_used, features.churn[lanes]
         _fill(self._memory, last_used, features.steps - 1, self._heads, self._selected, lanes, pages, churn, rows)
         return lanes, pages, rows
 
@@ -204,17 +188,24 @@ class UseRows(NamedTuple):
 
 
 def use_rows(
-    sequence: SequenceTrace, meta: TraceMeta, *, early: int = 1, fraction: float, seed: int
+    sequence: SequenceTrace,
+    meta: TraceMeta,
+    *,
+    early: int = 1,
+    fraction: float,
+    seed: int,
+    states: tuple[Features, LookaheadState] | None = None,
 ) -> Iterator[UseRows]:
     """Training rows of pages ranked `early` layers ahead, in chunks; none if the sequence has no such lookahead.
 
-    Pages used at the step before are drawn with `fraction * USED_SHARE`, all others with `fraction`.
+    Pages used at the step before are drawn with `fraction * USED_SHARE`, all others with `fraction`. `states`: empty
+    ones whose rows are wanted, by default a `FeatureState` and a `LookaheadState`.
     """
     if early not in sequence.lookahead:
         return
     random = np.random.default_rng(seed)
     parts: list[UseRows] = []
-    for part in _steps(sequence, meta, early):
+    for part in _steps(sequence, early, *(states or _new_states(sequence, meta))):
         used_before = part.features[:, 0] == 0.0
         chosen = random.random(len(part.used)) < np.where(used_before, fraction * USED_SHARE, fraction)
         parts.append(UseRows(part.features[chosen], part.used[chosen], part.lane[chosen]))
@@ -225,8 +216,11 @@ def use_rows(
         yield _join(parts)
 
 
-def _steps(sequence: SequenceTrace, meta: TraceMeta, early: int) -> Iterator[UseRows]:
-    features, state = new_state(sequence, meta), new_lookahead(sequence.page_count, meta)
+def _new_states(sequence: SequenceTrace, meta: TraceMeta) -> tuple[Features, LookaheadState]:
+    return new_state(sequence, meta), new_lookahead(sequence.page_count, meta)
+
+
+def _steps(sequence: SequenceTrace, early: int, features: Features, state: LookaheadState) -> Iterator[UseRows]:
     for t in range(len(sequence.steps)):
         pages, selected = sequence.pages[t], sequence.selected[t]
         if t:

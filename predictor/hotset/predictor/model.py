@@ -1,7 +1,8 @@
 """A trained reuse model: LightGBM's text model and a card that says what it is for.
 
 A model folder holds `model.txt` (next use: log2 of steps), `card.json` and, if the model knows lookaheads,
-`use.txt` (probability that a page is used at this step; columns of `hotset.predictor.lookahead`).
+`use.txt` (probability that a page is used at this step; columns of `hotset.predictor.lookahead`), and both heads again
+for the device, with the columns of `hotset.protos.device_features`: `device.txt` and `device-use.txt`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hotset.predictor.device.heads import DeviceHeads
 from hotset.predictor.forest import Forest
 from hotset.predictor.lookahead import WIDTH
 from hotset.protos.errors import ModelError
@@ -22,6 +24,7 @@ Float32 = npt.NDArray[np.float32]
 
 MODEL_FILE = "model.txt"
 USE_FILE = "use.txt"
+DEVICE_FILE, DEVICE_USE_FILE = "device.txt", "device-use.txt"
 CARD_FILE = "card.json"
 _VERSION_DIGITS = 16
 _MAX_FILE_BYTES = 1 << 28
@@ -32,7 +35,7 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    version: str = Field("", description="start of the SHA-256 of both texts; empty: filled in")
+    version: str = Field("", description="start of the SHA-256 of all texts; empty: filled in")
     features_hash: str = FEATURES_HASH
     params: dict[str, float | int | str | bool] = Field(default_factory=dict)
     trained_on: tuple[str, ...] = Field((), description="fingerprints of the data")
@@ -54,9 +57,12 @@ class ModelCard(BaseModel):
 class ReuseModel:
     """Immutable. Larger predictions are colder pages; comparable between lanes and sequences."""
 
-    def __init__(self, card: ModelCard, text: str, use_text: str | None = None) -> None:
+    def __init__(
+        self, card: ModelCard, text: str, use_text: str | None = None, device: DeviceHeads | None = None
+    ) -> None:
         """Raises ModelError if the card is for other features, or the text is not what the card names."""
-        digest = hashlib.sha256((text + (use_text or "")).encode()).hexdigest()
+        texts = text + (use_text or "") + (device.value_text + device.use_text if device else "")
+        digest = hashlib.sha256(texts.encode()).hexdigest()
         if card.features_hash != FEATURES_HASH:
             raise ModelError("the model was trained for other features than this version computes; train it anew")
         if card.version and not digest.startswith(card.version):
@@ -64,6 +70,7 @@ class ReuseModel:
         self.card = card if card.version else card.model_copy(update={"version": digest[:_VERSION_DIGITS]})
         self.text = text
         self.use_text = use_text
+        self.device = device
         self.forest = Forest.from_text(text, FEATURES_HASH)
         self.use_forest = Forest.from_text(use_text) if use_text is not None else None
         _check_width(self.forest, len(FEATURES))
@@ -87,10 +94,13 @@ class ReuseModel:
         """Write the folder; files of an older model in it are replaced."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL_FILE).write_text(self.text, encoding="utf-8")
-        if self.use_text is not None:
-            (folder / USE_FILE).write_text(self.use_text, encoding="utf-8")
-        else:
-            (folder / USE_FILE).unlink(missing_ok=True)
+        device = (self.device.value_text, self.device.use_text) if self.device else (None, None)
+        optional = {USE_FILE: self.use_text, DEVICE_FILE: device[0], DEVICE_USE_FILE: device[1]}
+        for name, text in optional.items():
+            if text is not None:
+                (folder / name).write_text(text, encoding="utf-8")
+            else:
+                (folder / name).unlink(missing_ok=True)
         (folder / CARD_FILE).write_text(self.card.model_dump_json(indent=1), encoding="utf-8")
 
     @classmethod
@@ -103,8 +113,10 @@ class ReuseModel:
             first = error.errors(include_url=False)[0]
             raise ModelError(f"{folder / CARD_FILE}: not a model card: {first['msg']}") from None
         use = _read(folder / USE_FILE) if (folder / USE_FILE).is_file() else None
+        on_device = (folder / DEVICE_FILE).is_file() or (folder / DEVICE_USE_FILE).is_file()
         try:
-            return cls(card, _read(folder / MODEL_FILE), use)
+            device = DeviceHeads(_read(folder / DEVICE_FILE), _read(folder / DEVICE_USE_FILE)) if on_device else None
+            return cls(card, _read(folder / MODEL_FILE), use, device)
         except ModelError as error:
             raise ModelError(f"{folder}: {error}") from None
 

@@ -28,6 +28,10 @@ USE_TREES = 64
 """of the second head, which runs on few rows and gains more from more trees"""
 
 
+DEVICE_TREES = 32
+"""of each of the device's heads: what it can evaluate between two layers"""
+
+
 def use_params(*, seed: int = 0, threads: int = 1) -> dict[str, float | int | str | bool]:
     """Parameters of `lightgbm.train` for the second head (see `hotset.predictor.lookahead`)."""
     return lightgbm_params(seed=seed, threads=threads) | {"objective": "binary", "min_data_in_leaf": 100}

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from hotset.predictor.dataset import new_state
-from hotset.predictor.lookahead import LOOKAHEAD_FEATURES, RECALL_DECAY, WIDTH, new_lookahead, use_rows
+from hotset.predictor.lookahead import WIDTH, new_lookahead, use_rows
 from hotset.predictor.trace import SequenceTrace, Trace
 from hotset.protos.errors import ConfigError
 from hotset.protos.features import FEATURES
+from hotset.protos.lookahead import LOOKAHEAD_FEATURES, RECALL_DECAY
 
 NAN = float("nan")
 

@@ -13,8 +13,9 @@ import lightgbm as lgb
 import numpy as np
 from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 
-from hotset.predictor.lookahead import LOOKAHEAD_FEATURES, WIDTH, use_rows
+from hotset.predictor.lookahead import WIDTH, use_rows
 from hotset.predictor.recipe import USE_TREES, use_params
+from hotset.protos.lookahead import LOOKAHEAD_FEATURES
 from hotset.training.engines import Engine, Job
 from hotset.training.labels import use_labels
 from hotset.training.logs import Log, slice_steps

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hotset.predictor import recipe
 from hotset.predictor.experiments import __doc__ as usage
-from hotset.predictor.experiments.fit import fit, lookahead_rows, reuse_rows
+from hotset.predictor.experiments.fit import device_rows, fit, lookahead_rows, reuse_rows
 from hotset.predictor.experiments.judge import Tally
 from hotset.predictor.model import ReuseModel
 from hotset.predictor.trace import Trace, read_trace
@@ -20,6 +20,7 @@ from hotset.protos.features import FEATURES_HASH
 RATIOS = (2.0, 4.0)
 EVICTION = ("score-ema", "margin-ema", "learned")
 LOOKAHEAD = ("learned", "learned-prefetch", "learned-lookahead", "learned-lookahead-wide")
+DEVICE = ("learned-device", "learned-device-wide")
 
 
 def main() -> None:
@@ -86,12 +87,14 @@ def _lookahead(told: argparse.Namespace) -> list[dict[str, float | str]]:
     rows = [reuse_rows(trace, fraction=4 * told.fraction, seed=told.seed) for trace in traces]
     more = [reuse_rows(read_trace(path), fraction=told.fraction, seed=told.seed) for path in told.reuse]
     ranked = [lookahead_rows(trace, fraction=8 * told.fraction, seed=told.seed) for trace in traces]
+    device = [device_rows(trace, fraction=4 * told.fraction, seed=told.seed) for trace in traces]
     tally = Tally()
     for train, judged in _folds(told.traces, told.folds):
         heads = [part for i in train if (part := ranked[i]) is not None]
-        model = fit([*(rows[i] for i in train), *more], heads, seed=told.seed)
+        small = [(first, second) for first, second in (device[i] for i in train) if second is not None]
+        model = fit([*(rows[i] for i in train), *more], heads, device=small, seed=told.seed)
         for i in judged:
-            tally.add(traces[i], model, LOOKAHEAD, 2.0, "lane")
+            tally.add(traces[i], model, (*LOOKAHEAD, *DEVICE), 2.0, "lane")
             print(f"judged {told.traces[i].name}", file=sys.stderr)
     return tally.lines()
 

@@ -51,6 +51,11 @@ class FeatureState:
         """What is remembered of each page; replaced when the state grows, so do not keep it."""
         return self._memory
 
+    @property
+    def churn(self) -> Float32:
+        """[L] average of turnover, as of the last observed step."""
+        return self._view.churn
+
     def observe(self, length: int, pages: Int32, scores: UInt8, selected: Bool) -> None:
         """Learn one step: tokens in the sequence, and [lanes, n] candidates (-1 pad), scores, which were selected.
 

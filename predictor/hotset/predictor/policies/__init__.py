@@ -26,6 +26,8 @@ POLICIES: dict[str, str] = {
     "learned-prefetch": "learned_prefetch",
     "learned-lookahead": "learned_lookahead",
     "learned-lookahead-wide": "learned_lookahead_wide",
+    "learned-device": "learned_device",
+    "learned-device-wide": "learned_device_wide",
 }
 """Policy name -> module of this package that holds its `POLICY`."""
 

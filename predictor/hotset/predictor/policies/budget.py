@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from hotset.predictor.features import FeatureState
+from hotset.predictor.features.base import Features
 from hotset.predictor.guard.ghost import GhostPool
 from hotset.predictor.trace.sequence import Bool, Int32
 
@@ -43,7 +43,7 @@ class MovementBudget:
             return math.inf
         return 1.0 / (1.0 + math.exp(-self._logit))
 
-    def settle(self, features: FeatureState, pages: Int32, selected: Bool, moved: int) -> None:
+    def settle(self, features: Features, pages: Int32, selected: Bool, moved: int) -> None:
         """After `features` observed a step [lanes, n]: `moved` pages moved for it, prefetches included."""
         self._lru.reserve(features.memory.pages)
         lanes, victims = self._lru.victims(pages, selected)

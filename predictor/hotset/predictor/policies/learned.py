@@ -10,11 +10,12 @@ relaxed Belady for content distribution network caching", NSDI 2020.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from hotset.predictor.features import FeatureState
+from hotset.predictor.features.base import Features
 from hotset.predictor.policies.base import (
     Float32,
     PolicyError,
@@ -30,13 +31,24 @@ if TYPE_CHECKING:
     from hotset.predictor.model import ReuseModel
 
 
+class Heads(Protocol):
+    """What values pages: a `ReuseModel`, or its heads for the device."""
+
+    def predict(self, rows: Float32) -> Float32:
+        """Predicted log2 of steps to the next use, [m]."""
+
+    def predict_use(self, rows: Float32) -> Float32:
+        """Probabilities [m] of use at this step."""
+
+
 class LearnedSteering:
     """Values pages of one sequence by the model; prefetches nothing."""
 
-    def __init__(self, context: SteeringContext, model: ReuseModel) -> None:
+    def __init__(self, context: SteeringContext, heads: Heads, state: Features | None = None) -> None:
+        """`state` gives the rows that `heads` take: by default a `FeatureState`."""
         meta = context.meta
-        self.model = model
-        self.state = FeatureState(
+        self.heads = heads
+        self.state = state or FeatureState(
             layers=meta.layers,
             kv_heads=meta.kv_heads,
             page_size=meta.page_size,
@@ -56,7 +68,7 @@ class LearnedSteering:
         """See Steering."""
         if not len(lanes):
             return np.empty(0, np.float32)
-        return self.model.predict(self.state.rows(lanes, pages))
+        return self.heads.predict(self.state.rows(lanes, pages))
 
 
 def _open(context: SteeringContext, model: ReuseModel | None) -> Steering:

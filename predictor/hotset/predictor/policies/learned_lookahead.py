@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hotset.predictor.lookahead import new_lookahead
+from hotset.predictor.features.base import Features
+from hotset.predictor.lookahead import LookaheadState, new_lookahead
 from hotset.predictor.policies.base import (
     Float32,
     PolicyError,
@@ -24,7 +25,7 @@ from hotset.predictor.policies.base import (
     StepView,
 )
 from hotset.predictor.policies.budget import MovementBudget
-from hotset.predictor.policies.learned import LearnedSteering
+from hotset.predictor.policies.learned import Heads, LearnedSteering
 from hotset.predictor.trace.sequence import Bool, Int32
 
 if TYPE_CHECKING:
@@ -41,10 +42,18 @@ _UNUSED, _USED = 2.0, -1.0
 class LookaheadSteering(LearnedSteering):
     """Eviction as in `learned`, prefetches by the second head within a movement budget."""
 
-    def __init__(self, context: SteeringContext, model: ReuseModel, budget: float) -> None:
-        super().__init__(context, model)
+    def __init__(
+        self,
+        context: SteeringContext,
+        heads: Heads,
+        budget: float,
+        states: tuple[Features, LookaheadState] | None = None,
+    ) -> None:
+        """`states` give the rows that `heads` take: by default those of the whole feature set."""
+        features, ranks = states or (None, new_lookahead(context.page_count, context.meta))
+        super().__init__(context, heads, features)
         lanes = context.meta.layers * context.meta.kv_heads
-        self._ranks = new_lookahead(context.page_count, context.meta)
+        self._ranks = ranks
         self._budget = MovementBudget(budget, lanes=lanes, slots_per_lane=context.slots_per_lane)
         self._resident: Bool = np.zeros((lanes, context.page_count), np.bool_)
         self._prefetched = 0
@@ -55,7 +64,7 @@ class LookaheadSteering(LearnedSteering):
             raise PolicyError("this policy needs a trace with a recorded lookahead, one layer early")
         ranks = lookahead[EARLY]
         lanes, pages, rows = self._ranks.rank(self.state, ranks)
-        sure = self.model.predict_use(rows)
+        sure = self.heads.predict_use(rows)
         here = resident[lanes, pages]
         wanted = np.where(here, sure >= _PROTECTED, sure >= self._budget.threshold)
         self._resident = resident.copy()

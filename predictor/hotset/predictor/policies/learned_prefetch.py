@@ -26,6 +26,10 @@ RECENT = 16
 class PrefetchSteering(LearnedSteering):
     """Eviction as in `learned`, plus prefetches planned after the step before."""
 
+    def __init__(self, context: SteeringContext, model: ReuseModel) -> None:
+        super().__init__(context, model)
+        self._threshold = model.card.prefetch_threshold
+
     def prefetch(self, length: int, lookahead: Mapping[int, Int32], resident: Bool) -> Prefetch | None:
         """See Steering."""
         memory = self.state.memory
@@ -36,7 +40,7 @@ class PrefetchSteering(LearnedSteering):
         lanes: Int32 = rows.astype(np.int32)
         pages: Int32 = columns.astype(np.int32)
         values = self.values(lanes, pages)
-        wanted = values < self.model.card.prefetch_threshold
+        wanted = values < self._threshold
         if not wanted.any():
             return None
         return _by_lane(lanes[wanted], pages[wanted], values[wanted], len(resident))
