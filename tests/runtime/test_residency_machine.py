@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from hotset.kernels.state import PINNED
 from hotset.protos.errors import CapacityError
 from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.groups import Sequence
@@ -22,7 +23,7 @@ ids = st.integers(0, 7)
 
 
 class Residency(RuleBasedStateMachine):
-    """Sequences come, grow, fork and go; layers resolve; plans and prefetches are as hostile as they like."""
+    """Sequences come, grow, fork, pause and go; layers resolve; the hot set is resized; plans are hostile."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,8 +58,11 @@ class Residency(RuleBasedStateMachine):
         return self.kv.manager.pages_of(torch.tensor([group])).flatten()
 
     def pick(self, number: int) -> Sequence | None:
-        running = list(self.kv.sequences.values())
-        return running[number % len(running)] if running else None
+        everybody = list(self.kv.sequences.values())
+        return everybody[number % len(everybody)] if everybody else None
+
+    def running(self) -> list[Sequence]:
+        return [s for s in self.kv.sequences.values() if s.parked is None]
 
     @rule(tokens=st.integers(1, 20))
     def open(self, tokens: int) -> None:
@@ -77,7 +81,7 @@ class Residency(RuleBasedStateMachine):
 
     @rule(number=ids)
     def decode_token(self, number: int) -> None:
-        if (sequence := self.pick(number)) is None:
+        if (sequence := self.pick(number)) is None or sequence.parked is not None:
             return
         try:
             self.kv.begin_token(sequence)
@@ -100,6 +104,7 @@ class Residency(RuleBasedStateMachine):
         if child.length % PAGE:
             rows = torch.stack([self.expected[p] for p in self.pages(parent.groups[-1]).tolist()])
             self.remember(self.pages(child.groups[-1]), rows)
+        assert (child.parked is None) == (parent.parked is None)
 
     @rule(number=ids)
     def close(self, number: int) -> None:
@@ -110,15 +115,40 @@ class Residency(RuleBasedStateMachine):
         for page in before - set(self.held()):
             self.expected.pop(page, None)
 
+    @rule(number=ids)
+    def pause_or_resume(self, number: int) -> None:
+        if (sequence := self.pick(number)) is None:
+            return
+        if sequence.parked is None:
+            self.kv.pause(sequence)
+            return
+        try:
+            self.kv.resume(sequence)
+        except CapacityError:
+            assert sequence.parked is not None
+
+    @rule(wanted=st.integers(0, 50))
+    def resize(self, wanted: int) -> None:
+        """Down to what a step needs; at once but for tails and prefetches in flight, and back as far as wanted."""
+        manager, tails = self.kv.manager, LAYERS * HEADS * len(self.running())
+        wanted = max(wanted, HEADS * SELECTED * len(self.running()))
+        manager.commit_prefetches(wait=True)
+        manager.resize(wanted)
+        pinned = int((manager.state.state == PINNED).sum())
+        assert pinned <= tails
+        assert manager.hot_slots() == min(wanted, manager.state.slots - pinned)
+
     @rule(seed=st.integers(0, 1 << 30))
-    @precondition(lambda self: self.kv.sequences)
+    @precondition(lambda self: self.running())
     def step(self, seed: int) -> None:
-        """A decode step's accesses: every layer resolves a selection for every sequence."""
+        """A decode step's accesses: every layer resolves a selection for every sequence that runs."""
         rng = random.Random(seed)
+        # A sequence that came since the last resize needs its share.
+        self.kv.manager.resize(max(self.kv.manager.hot_slots(), HEADS * SELECTED * len(self.running())))
         self.kv.manager.begin_step()
         for layer in range(LAYERS):
             wanted = []
-            for sequence in self.kv.sequences.values():
+            for sequence in self.running():
                 chosen = rng.sample(sequence.groups, min(SELECTED, len(sequence.groups)))
                 wanted.append(self.kv.layer_pages(torch.tensor(chosen), layer).flatten())
             pages = torch.cat(wanted)
@@ -163,13 +193,18 @@ class Residency(RuleBasedStateMachine):
     @invariant()
     def holds(self) -> None:
         self.kv.check_integrity()
-        everything = torch.tensor(self.held(), dtype=torch.int64)
+        for sequence in self.kv.sequences.values():
+            if sequence.parked is not None and sequence.parked.numel():
+                tail = [self.expected[p] for p in self.pages(sequence.groups[-1]).tolist()]
+                assert torch.equal(sequence.parked, torch.stack(tail))
+        parked = {s.groups[-1] for s in self.kv.sequences.values() if s.parked is not None and s.length % PAGE}
+        everything = torch.tensor(self.held(but=parked), dtype=torch.int64)
         if everything.numel():
             rows = torch.stack([self.expected[p] for p in everything.tolist()])
             assert torch.equal(self.kv.manager.peek(everything), rows)
 
-    def held(self) -> list[int]:
-        groups = {g for s in self.kv.sequences.values() for g in s.groups}
+    def held(self, but: frozenset[int] | set[int] = frozenset()) -> list[int]:
+        groups = {g for s in self.kv.sequences.values() for g in s.groups} - but
         return [p for g in sorted(groups) for p in self.pages(g).tolist()]
 
     def remember(self, pages: torch.Tensor, rows: torch.Tensor) -> None:

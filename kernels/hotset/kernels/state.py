@@ -10,10 +10,11 @@ Who owns a slot:
     RESERVED  its page still, until a miss takes the slot out of the ring; a hit before that rescues it
     PINNED    its page (a tail); never a victim
     FILLING   a prefetch in flight; page_of names the page, slot_of does not point back before commit
+    HELD      nobody, and no kernel may take it: the hot set was told to do with less (see held.py)
 
 The ring holds the reserve: `ring[head % slots .. tail % slots)`. Every RESERVED slot stands in it exactly
-once. A rescued slot keeps its place until it is popped (and then skipped), so a slot that is reserved again
-before that is not pushed twice: `in_ring` tells.
+once. A slot that was rescued or held keeps its place until it is popped (and then skipped), so a slot that is
+reserved again before that is not pushed twice: `in_ring` tells.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-FREE, LIVE, RESERVED, PINNED, FILLING = range(5)
+FREE, LIVE, RESERVED, PINNED, FILLING, HELD = range(6)
 NEVER = -(1 << 30)
 # Words of `scratch`: counters of the Triton kernels, then eight histograms of 256 bins.
 SCRATCH_FAILED = 17
@@ -37,7 +38,7 @@ class ResidencyState:
 
     slot_of: torch.Tensor  # [P] int32, -1 where not resident
     page_of: torch.Tensor  # [S] int32, -1 where empty
-    state: torch.Tensor  # [S] uint8, FREE..FILLING
+    state: torch.Tensor  # [S] uint8, FREE..HELD
     last_used: torch.Tensor  # [S] int32 tick of the last use, NEVER before it
     prefetched: torch.Tensor  # [S] bool, brought in by prefetch and not used since
     value: torch.Tensor  # [S] float32, log2 of predicted steps to next use

@@ -18,7 +18,7 @@ from hotset.ops.lanes import LaneFilm
 from hotset.protos.discovery import write_atomically
 from hotset.protos.errors import ConfigError
 from hotset.runtime.config import RuntimeConfig
-from hotset.runtime.decoder import Decoder, Generation, PromptKV
+from hotset.runtime.decoder import Decoder, Generation, PromptKV, Request, StepReport
 from hotset.runtime.huggingface import load_model
 from hotset.runtime.sampling import Sampling
 
@@ -43,7 +43,7 @@ class Job:
 
 
 def run(job: Job, console: Console) -> dict[str, Any]:
-    """Decode all prompts as one batch; returns what RESULT_FILE holds."""
+    """Decode all prompts, as many at once as may run; returns what RESULT_FILE holds."""
     import torch
 
     if job.out:
@@ -106,15 +106,17 @@ def _decode(
         if job.listen:
             decoder.listen()
         with bars(console, log=job.out, prefix="" if log else "check: ") as bar:
-            generations = list(_prefill(decoder, prompts, limits, job.sampling, bar, stopped, keep, given))
-            _steps(decoder, max(limits), bar, stopped, log)
+            requests = list(_submit(decoder, prompts, limits, job.sampling, bar, stopped, keep, given))
+            spent = _steps(decoder, requests, bar, stopped, log)
     finally:
         decoder.close()
     moved = {**vars(decoder.kv.manager.moved)}
     return {
         "geometry": decoder.kv.geometry.model_dump(),
         "steps": decoder.epoch,
-        "sequences": [_sequence(g, tokenizer) for g in generations],
+        "max_running": config.running,
+        **spent,
+        "sequences": [_sequence(r.generation, tokenizer) for r in requests if r.generation is not None],
         "moved": {
             **moved,
             "moved_bytes": (moved["demand_pages"] + moved["prefetch_pages"]) * decoder.kv.manager.page_bytes,
@@ -122,7 +124,7 @@ def _decode(
     }
 
 
-def _prefill(
+def _submit(
     decoder: Decoder,
     prompts: list[list[int]],
     limits: list[int],
@@ -131,7 +133,7 @@ def _prefill(
     stopped: threading.Event,
     keep: list[PromptKV] | None,
     given: list[PromptKV] | None,
-) -> Iterator[Generation]:
+) -> Iterator[Request]:
     done, total = 0, sum(map(len, prompts))
 
     def progress(tokens: int) -> None:
@@ -143,7 +145,7 @@ def _prefill(
 
     for i, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
         own = Sampling(sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed + i)
-        yield decoder.open(
+        yield decoder.submit(
             prompt,
             max_new_tokens=limit,
             sampling=own,
@@ -154,20 +156,41 @@ def _prefill(
 
 
 def _steps(
-    decoder: Decoder, total: int, bar: Callable[[str, int, int], None], stopped: threading.Event, log: Path | None
-) -> None:
+    decoder: Decoder,
+    requests: list[Request],
+    bar: Callable[[str, int, int], None],
+    stopped: threading.Event,
+    log: Path | None,
+) -> dict[str, float]:
+    """Decode to the end; tokens that steps decoded, seconds that they took, and of these waited for movement."""
     film = LaneFilm(decoder) if log else None
+    # The first token of each sequence comes from its prefill.
+    total, done = sum(r.max_new_tokens - 1 for r in requests), 0
+    seconds = stalled = 0.0
     with (log / STEPS_FILE).open("w") if log else _nowhere() as file:
-        for report in decoder.run():
-            bar("decode", report.epoch + 1, total - 1)
+        for report in _until_stopped(decoder, stopped):
+            done += report.sequences
+            seconds, stalled = seconds + report.seconds, stalled + report.stall_seconds
+            bar("decode", done, total)
             if film is not None and file is not None:
                 film.record()
                 file.write(json.dumps(asdict(report)) + "\n")
                 file.flush()
-            if stopped.is_set():
-                break
     if film is not None and log is not None:
         film.save(log)
+    return {"decoded_tokens": done, "step_seconds": seconds, "stall_seconds": stalled}
+
+
+def _until_stopped(decoder: Decoder, stopped: threading.Event) -> Iterator[StepReport]:
+    try:
+        for report in decoder.run():
+            yield report
+            if stopped.is_set():
+                return
+    except KeyboardInterrupt:
+        # A prompt was being admitted. What others have decoded is kept.
+        if decoder.epoch == 0:
+            raise
 
 
 @contextmanager
@@ -189,10 +212,13 @@ def _matches_untiered(
     The prompts' K and V are those that the model made in the first run, kept outside all tiers.
     """
     console.print("decoding once more with everything in fast memory, to compare token for token")
-    options = {k: v for k, v in job.config.items() if k not in ("hbm_fraction", "hbm_pages", "host_pages", "disk_dir")}
+    slow = ("hbm_fraction", "hbm_pages", "host_pages", "disk_dir", "link_gbps", "link_latency_us")
+    options = {k: v for k, v in job.config.items() if k not in slow}
     alone = Job(**{**job.__dict__, "listen": False, "check": False})
     limits = [len(s["tokens"]) for s in first["sequences"]]
-    again = _decode(alone, model, tokenizer, prompts, {**options, "hbm_fraction": 1.0}, console, threading.Event(),
+    # As many rows a step as before, also where not every prompt has started.
+    options |= {"hbm_fraction": 1.0, "max_sequences": len(prompts)}
+    again = _decode(alone, model, tokenizer, prompts[: len(limits)], options, console, threading.Event(),
                     limits=limits, given=kept)  # fmt: skip
     return [s["tokens"] for s in again["sequences"]] == [s["tokens"] for s in first["sequences"]]
 

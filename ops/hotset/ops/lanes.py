@@ -25,17 +25,18 @@ class LaneFilm:
         self._frames: list[npt.NDArray[np.uint8]] = []
 
     def record(self) -> None:
-        """Take the step that the decoder has just finished; nothing once the first sequence has ended."""
+        """Take the step that the decoder has just finished; nothing where the first sequence paused or has ended."""
         done, kv = self._decoder.last_pass, self._decoder.kv
-        if done is None or not kv.sequences or min(kv.sequences) != 0:
+        if done is None or 0 not in done.sequences or 0 not in kv.sequences:
             return
+        row = done.sequences.index(0)
         groups = np.array(kv.sequences[0].groups)
         frame = np.zeros((len(self.lanes), len(groups)), np.uint8)
         for i, (layer, head) in enumerate(self.lanes):
             pages = groups * kv.lanes + layer * kv.shape.kv_heads + head
             frame[i] = (kv.manager.state.slot_of[pages] >= 0).numpy() * RESIDENT
-            chosen = done.candidates[0, layer, head].numpy()
-            flags = done.flags[0, layer, head].numpy()
+            chosen = done.candidates[row, layer, head].numpy()
+            flags = done.flags[row, layer, head].numpy()
             selected = (flags & AccessFlag.SELECTED) != 0
             missed = selected & ((flags & AccessFlag.HIT) == 0)
             frame[i, chosen[selected]] |= SELECTED

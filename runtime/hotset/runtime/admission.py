@@ -22,7 +22,11 @@ class Turn(NamedTuple):
 
 
 class Admission:
-    """At most `limit` sequences run at once; advice may ask for fewer, and for steps between admissions."""
+    """At most `limit` sequences run at once; advice may ask for fewer, and for steps between admissions.
+
+    `places` is for the owner to set: sequences that memory has room for beside the hot set (see `hot_slots` in
+    docs/runtime.md). It keeps others from starting or going on, but never pauses one that runs.
+    """
 
     def __init__(self, limit: int) -> None:
         """Raises ValueError for a limit below 1."""
@@ -30,6 +34,7 @@ class Admission:
             raise ValueError(f"at least one sequence must be able to run, not {limit}")
         self.limit = limit
         self.concurrency = limit
+        self.places = limit
         self.admit_every = 1
         self.groups: list[frozenset[int]] = []
         self._since_admission: int | None = None
@@ -41,15 +46,19 @@ class Admission:
         self.groups = [frozenset(group) for group in advice.groups]
 
     def turn(self, running: Sequence[int], paused: Sequence[int], waiting: int) -> Turn:
-        """Decide the next step. `running` ran in the step before, `paused` did not; both in the order they came."""
+        """Decide the next step. `running` ran in the step before, `paused` did not; both in the order they came.
+
+        Unless nothing is open and nobody waits, somebody runs: admission is paced only beside sequences that run.
+        """
         run = list(running[: self.concurrency])
         left = [*running[self.concurrency :], *paused]
-        while left and len(run) < self.concurrency:
+        most = min(self.concurrency, max(self.places, 1))
+        while left and len(run) < most:
             run.append(left.pop(self._next(left, run)))
         if self._since_admission is not None:
             self._since_admission += 1
-        room = self.concurrency - len(run)
-        paced = self._since_admission is None or self._since_admission >= self.admit_every
+        room = max(0, most - len(run))
+        paced = not run or self._since_admission is None or self._since_admission >= self.admit_every
         # Unpaced, a step may fill every free place at once.
         admit = min(waiting, room if self.admit_every == 1 else min(room, 1)) if paced else 0
         if admit:

@@ -19,7 +19,8 @@ class RuntimeConfig(BaseModel):
     selected: Annotated[int, Field(ge=2, description="k, pages attended to per lane and step")] = 32
     recent: Annotated[int, Field(ge=1, description="newest pages that are always selected")] = 4
     max_tokens: Annotated[int, Field(ge=1, description="tokens of all sequences together")] = 16384
-    max_sequences: Annotated[int, Field(ge=1)] = 8
+    max_sequences: Annotated[int, Field(ge=1, description="open at once, paused ones included")] = 8
+    max_running: Annotated[int | None, Field(ge=1, description="decoding at once; default: max_sequences")] = None
     hbm_fraction: Annotated[float, Field(gt=0, le=1, description="hot pool over the KV of max_tokens")] = 0.25
     hbm_pages: Annotated[int | None, Field(ge=1, description="hot pool in pages; overrides hbm_fraction")] = None
     host_pages: Annotated[int | None, Field(ge=1, description="host frames; default: room for everything")] = None
@@ -27,6 +28,9 @@ class RuntimeConfig(BaseModel):
     selector: Literal["bounds", "mass"] = "bounds"
     policy: Literal["margin-ema", "score-ema", "lru"] = "margin-ema"
     prefill_chunk: Annotated[int, Field(ge=1, description="tokens a prefill pass; rounded up to pages")] = 512
+    share_prefix: Annotated[bool, Field(description="prompts that begin alike share pages")] = True
+    link_gbps: Annotated[float | None, Field(gt=0, description="slow the host link to so many 10^9 bytes/s")] = None
+    link_latency_us: Annotated[float, Field(ge=0, description="of a transfer over the slowed link")] = 0.0
     plan_lifetime: Annotated[int, Field(ge=1, description="steps that a plan's values outlive its epoch")] = 16
 
     @classmethod
@@ -48,6 +52,20 @@ class RuntimeConfig(BaseModel):
         everything = self.groups * lanes
         return min(everything, self.hbm_pages or max(1, int(everything * self.hbm_fraction)))
 
+    @property
+    def running(self) -> int:
+        """Sequences that may decode at once."""
+        return min(self.max_sequences, self.max_running or self.max_sequences)
+
+    @property
+    def chunk(self) -> int:
+        """Tokens of a prefill pass: whole pages."""
+        return -(-self.prefill_chunk // self.page_size) * self.page_size
+
     def smallest_pool(self, layers: int, kv_heads: int) -> int:
-        """Slots below which `max_sequences` cannot decode: their tails, and one selection per lane of a layer."""
-        return self.max_sequences * (layers * kv_heads + kv_heads * self.selected)
+        """Slots below which `running` sequences cannot decode: their tails, and one selection per lane of a layer.
+
+        If more may be open, one of them prefills its tail while the others keep theirs.
+        """
+        lanes, selections = layers * kv_heads, self.running * kv_heads * self.selected
+        return self.running * lanes + (selections if self.running == self.max_sequences else max(selections, lanes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +14,20 @@ from hotset.protos.errors import CapacityError, ConfigError
 from hotset.protos.messages import StepStats
 from hotset.runtime import events
 from hotset.runtime.config import RuntimeConfig
-from hotset.runtime.groups import Sequence
-from hotset.runtime.huggingface import TieredCache, load_model, model_shape
+from hotset.runtime.generation import Generation, PromptKV, Request
+from hotset.runtime.huggingface import Forward, load_model, model_shape
 from hotset.runtime.link import ControlLink
 from hotset.runtime.paged_kv import PagedKV
-from hotset.runtime.passes import DecodePass, PrefillPass, warm_pages
+from hotset.runtime.passes import DecodePass
+from hotset.runtime.prefill import Prefill
 from hotset.runtime.sampling import Sampler, Sampling
+from hotset.runtime.scheduler import Scheduler
 from hotset.runtime.selectors import SELECTORS
 from hotset.runtime.steering import LinkSteering, Steering
 
-
-@dataclass
-class Generation:
-    """One sequence's prompt and what has come out of it."""
-
-    sequence: Sequence
-    prompt: list[int]
-    max_new_tokens: int
-    sampler: Sampler
-    tokens: list[int] = field(default_factory=list)
-    finished: str = ""
-
-
-@dataclass
-class PromptKV:
-    """K and V of a prompt as the model made them, per chunk and layer, and the logits behind its last token.
-
-    Kept by `Decoder.open(keep=...)` outside all tiers; `Decoder.open(given=...)` takes them instead of a prefill.
-    """
-
-    chunks: list[list[tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=list)
-    logits: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+_ROWS = 4
+"""Rows of a decode step at least, where more than one sequence may run: with fewer, matrix products on a CPU take
+other paths that round otherwise, and a sequence's tokens would depend on who runs beside it."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +42,24 @@ class StepReport:
     moved_bytes: int
     seconds: float
     stall_seconds: float
+    written_pages: int = 0
+    waiting: int = 0
+    paused: int = 0
+    hot_slots: int = 0
 
 
-__all__ = ["Decoder", "Generation", "PromptKV", "RuntimeConfig", "StepReport"]
+__all__ = ["Decoder", "Generation", "PromptKV", "Request", "RuntimeConfig", "StepReport"]
 
 
 class Decoder:
-    """Decodes a batch of sequences of different lengths, one token each a step.
+    """Decodes a batch of sequences of different lengths, one token each a step. More may wait than run.
 
     Example:
         decoder = Decoder.from_pretrained("model.gguf", RuntimeConfig(hbm_fraction=0.25), listen=True)
-        decoder.open(prompt_token_ids, max_new_tokens=64)
+        request = decoder.submit(prompt_token_ids, max_new_tokens=64)
         for report in decoder.run():
             print(report.demand_misses)
+        print(request.generation.tokens)
         decoder.close()
     """
 
@@ -80,10 +68,11 @@ class Decoder:
         self.kv = PagedKV(model_shape(model, name), config, model.device)
         self.selector = SELECTORS[config.selector](self.kv)
         self.steering: Steering = Steering()
-        self.running: list[Generation] = []
         self.epoch = 0
         self.last_pass: DecodePass | None = None
-        self._cache = TieredCache()
+        self._forward = Forward(model, rows=_ROWS if config.running > 1 else 1)
+        self._prefill = Prefill(self.kv, self._forward, self.selector)
+        self.scheduler = Scheduler(self.kv, self._prefill.shared_pages)
 
     @classmethod
     def from_pretrained(
@@ -107,10 +96,41 @@ class Decoder:
 
     def listen(self) -> None:
         """Publish this process, so that `hotset ps` finds it and a daemon may attach; `close` ends it."""
-        link = ControlLink(model=self.kv.shape.name, geometry=self.kv.geometry, builtin_policy=self.config.policy)
-        self.steering = LinkSteering(link, lifetime=self.config.plan_lifetime)
+        link = ControlLink(
+            model=self.kv.shape.name,
+            geometry=self.kv.geometry,
+            builtin_policy=self.config.policy,
+            capacity=self.scheduler.capacity,
+        )
+        self.steering = LinkSteering(link, lifetime=self.config.plan_lifetime, on_advice=self.scheduler.advise)
 
-    @torch.inference_mode()
+    @property
+    def running(self) -> list[Generation]:
+        """Sequences that decode now."""
+        return self.scheduler.running
+
+    def submit(
+        self,
+        prompt: list[int],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        progress: Callable[[int], None] = lambda tokens: None,
+        keep: PromptKV | None = None,
+        given: PromptKV | None = None,
+    ) -> Request:
+        """Queue `prompt` (token ids): it starts in some step's beginning, when admission lets it and it has room.
+
+        Arguments as for `open`. Raises ConfigError for an empty prompt, CapacityError for one that never has room.
+        """
+        request = _request(prompt, max_new_tokens, sampling, progress, keep, given)
+        needed, there = self.kv.groups_for(request.longest), len(self.kv.groups.references)
+        if needed > there:
+            raise CapacityError(f"a sequence of {request.longest} tokens needs {needed} page groups of {there}; "
+                                "raise --max-tokens or shorten it")  # fmt: skip
+        self.scheduler.waiting.append(request)
+        return request
+
     def open(
         self,
         prompt: list[int],
@@ -121,26 +141,13 @@ class Decoder:
         keep: PromptKV | None = None,
         given: PromptKV | None = None,
     ) -> Generation:
-        """Prefill `prompt` (token ids) and start a sequence; `progress` is told tokens done, chunk by chunk.
+        """Prefill `prompt` (token ids) and start a sequence now; `progress` is told tokens done, chunk by chunk.
 
         `keep` collects the prompt's K and V; `given` holds those of the same prompt and saves its computation.
 
         Raises ConfigError for an empty prompt, CapacityError if no tier has room; nothing is kept then.
         """
-        if not prompt or max_new_tokens < 1:
-            raise ConfigError("a prompt needs at least one token, and max_new_tokens must be 1 or more")
-        sequence = self.kv.open(len(prompt))
-        generation = Generation(sequence, prompt, max_new_tokens, Sampler(sampling or Sampling()))
-        try:
-            logits = self._prefill(sequence, prompt, progress, keep, given)
-            generation.tokens.append(generation.sampler(logits))
-        except BaseException:
-            self.kv.close(sequence)
-            raise
-        self.running.append(generation)
-        self.steering.publish(events.sequence_open(self.kv, sequence))
-        self.kv.new_groups = [new for new in self.kv.new_groups if new[0] != sequence.id]
-        return generation
+        return self._start(_request(prompt, max_new_tokens, sampling, progress, keep, given))
 
     def fork(self, parent: Generation, *, max_new_tokens: int, sampling: Sampling | None = None) -> Generation:
         """Continue `parent` in a second sequence that shares its sealed pages; the next tokens may differ."""
@@ -148,23 +155,26 @@ class Decoder:
         child = Generation(sequence, parent.prompt, max_new_tokens, Sampler(sampling or Sampling()))
         child.tokens = list(parent.tokens)
         child.max_new_tokens += len(parent.tokens)
-        self.running.append(child)
-        self.steering.publish(events.sequence_open(self.kv, sequence))
-        self.kv.new_groups = [new for new in self.kv.new_groups if new[0] != sequence.id]
+        self._announce(child)
         return child
 
     def run(self) -> Iterator[StepReport]:
-        """Step until every sequence has finished."""
-        self._retire()
-        while self.running:
-            yield self.step()
+        """Step until every sequence has finished and nobody waits."""
+        while self._schedule():
+            yield self._step()
 
-    @torch.inference_mode()
     def step(self) -> StepReport:
         """Decode one token for every running sequence. Never waits for a daemon."""
+        if not self._schedule():
+            raise CapacityError("nothing to decode; submit a prompt first")
+        return self._step()
+
+    @torch.inference_mode()
+    def _step(self) -> StepReport:
         start, before = time.perf_counter(), self._counts()
         self.kv.manager.begin_step()
         batch = self._begin_tokens()
+        self.scheduler.resize()
         sequences = [g.sequence for g in batch]
         self.last_pass = done = DecodePass(self.kv, sequences, self.selector, self._safe_point)
         logits = self._forward(
@@ -189,53 +199,50 @@ class Decoder:
 
     def close(self) -> None:
         """End all sequences and give back memory, files and threads."""
-        for generation in list(self.running):
+        for generation in list(self.scheduler.everybody()):
             self._finish(generation, "closed")
         self.steering.close()
         self.kv.manager.close()
 
-    def _prefill(
-        self,
-        sequence: Sequence,
-        prompt: list[int],
-        progress: Callable[[int], None],
-        keep: PromptKV | None,
-        given: PromptKV | None,
-    ) -> torch.Tensor:
-        size = self.config.page_size
-        chunk = -(-self.config.prefill_chunk // size) * size
-        for number, start in enumerate(range(0, len(prompt), chunk)):
-            part = prompt[start : start + chunk]
-            done = PrefillPass(self.kv, sequence, len(part), keep=keep is not None)
-            if given is not None:
-                for layer, (keys, values) in enumerate(given.chunks[number]):
-                    done.append(layer, keys, values)
-                logits = given.logits
-            else:
-                logits = self._forward(done, [part], [list(range(start, start + len(part)))], start)
-            if keep is not None:
-                keep.chunks.append(done.kept)
-                keep.logits = logits
-            progress(len(part))
-        warm_pages(self.kv, sequence, done.last_queries, self.selector, done.scale)
-        return logits[0]
+    @torch.inference_mode()
+    def _schedule(self) -> bool:
+        """Retire, pause, resume and admit until somebody runs; False if nobody is left."""
+        self._retire()
+        while not self._turn():
+            scheduler = self.scheduler
+            if not scheduler.paused and not scheduler.waiting:
+                return False
+        return True
 
-    def _forward(
-        self, done: PrefillPass | DecodePass, tokens: list[list[int]], positions: list[list[int]], seen: int
-    ) -> torch.Tensor:
-        """Logits of the last token of each row, [B, vocabulary]."""
-        device = self.model.device
-        self._cache.current, self._cache.seen = done, seen
-        out = self.model(
-            input_ids=torch.tensor(tokens, device=device),
-            position_ids=torch.tensor(positions, device=device),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-            hotset=done,
-        )
-        logits: torch.Tensor = out.logits[:, -1]
-        return logits
+    def _turn(self) -> bool:
+        for _ in range(self.scheduler.turn()):
+            try:
+                self.scheduler.waiting[0].generation = self._start(self.scheduler.waiting[0])
+            except CapacityError:
+                if not any(self.scheduler.everybody()):
+                    raise
+                break  # it goes on waiting for what the others hold
+            self.scheduler.waiting.popleft()
+        self._retire()  # prompts that wanted one token only
+        return bool(self.running)
+
+    @torch.inference_mode()
+    def _start(self, request: Request) -> Generation:
+        sequence = self.kv.open(len(request.prompt), shared=self._prefill.shared_pages(request.prompt))
+        generation = Generation(sequence, request.prompt, request.max_new_tokens, Sampler(request.sampling))
+        try:
+            generation.tokens.append(generation.sampler(self._prefill.run(sequence, request)))
+        except BaseException:
+            self.kv.close(sequence)
+            raise
+        self._announce(generation)
+        return generation
+
+    def _announce(self, generation: Generation) -> None:
+        sequence = generation.sequence
+        self.scheduler.add(generation)
+        self.steering.publish(events.sequence_open(self.kv, sequence))
+        self.kv.new_groups = [new for new in self.kv.new_groups if new[0] != sequence.id]
 
     def _begin_tokens(self) -> list[Generation]:
         """Give every running sequence a place for its next token; those that find none finish with 'capacity'."""
@@ -256,7 +263,7 @@ class Decoder:
 
     def _retire(self) -> None:
         stop = self.tokenizer.eos_token_id if self.tokenizer is not None else None
-        for generation in list(self.running):
+        for generation in list(self.scheduler.everybody()):
             if len(generation.tokens) >= generation.max_new_tokens:
                 self._finish(generation, "length")
             elif generation.tokens[-1] == stop:
@@ -264,19 +271,33 @@ class Decoder:
 
     def _finish(self, generation: Generation, reason: str) -> None:
         generation.finished = reason
-        self.running.remove(generation)
+        self.scheduler.remove(generation)
+        self._prefill.prefixes.remove(generation.sequence.id)
         self.steering.publish(events.sequence_close(generation.sequence, reason))
         self.kv.close(generation.sequence)
 
     def _counts(self) -> tuple[int, ...]:
         moved = self.kv.manager.moved
         pages = moved.demand_pages + moved.prefetch_pages
-        return moved.accesses, moved.demand_pages, moved.prefetched_hits, pages * self.kv.manager.page_bytes
+        return moved.accesses, moved.demand_pages, moved.prefetched_hits, pages, moved.written_pages
 
     def _report(self, start: float, before: tuple[int, ...], sequences: int) -> StepReport:
-        accesses, misses, hits, moved = (now - then for now, then in zip(self._counts(), before, strict=True))
-        stall = self.kv.manager.take_stall()
-        return StepReport(self.epoch, sequences, accesses, misses, hits, moved, time.perf_counter() - start, stall)
+        accesses, misses, hits, moved, written = (now - then for now, then in zip(self._counts(), before, strict=True))
+        manager, scheduler = self.kv.manager, self.scheduler
+        return StepReport(
+            epoch=self.epoch,
+            sequences=sequences,
+            accesses=accesses,
+            demand_misses=misses,
+            prefetched_hits=hits,
+            moved_bytes=moved * manager.page_bytes,
+            seconds=time.perf_counter() - start,
+            stall_seconds=manager.take_stall(),
+            written_pages=written,
+            waiting=len(scheduler.waiting),
+            paused=len(scheduler.paused),
+            hot_slots=0 if scheduler.hot_slots is None else manager.hot_slots(),
+        )
 
     def _stats(self, report: StepReport) -> StepStats:
         manager = self.kv.manager
@@ -286,6 +307,10 @@ class Decoder:
             demand_pages=report.demand_misses,
             prefetch_pages=report.moved_bytes // manager.page_bytes - report.demand_misses,
             moved_bytes=report.moved_bytes,
+            written_pages=report.written_pages,
+            waiting=report.waiting,
+            paused=report.paused,
+            hot_slots=report.hot_slots,
             reserve=manager.reserve_level(),
             free=manager.free_slots(),
             steps_dropped=self.steering.steps_dropped(),
@@ -293,3 +318,16 @@ class Decoder:
             entries_applied=manager.moved.entries_applied,
             entries_rejected=dict(manager.moved.entries_rejected),
         )
+
+
+def _request(
+    prompt: list[int],
+    max_new_tokens: int,
+    sampling: Sampling | None,
+    progress: Callable[[int], None],
+    keep: PromptKV | None,
+    given: PromptKV | None,
+) -> Request:
+    if not prompt or max_new_tokens < 1:
+        raise ConfigError("a prompt needs at least one token, and max_new_tokens must be 1 or more")
+    return Request(prompt, max_new_tokens, sampling or Sampling(), progress, keep, given)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import torch
+
 from hotset.protos.errors import CapacityError
 
 
 @dataclass
 class Sequence:
-    """One generation: its groups in logical order, the last one the tail unless `length` fills it."""
+    """One generation: its groups in logical order, the last one the tail unless `length` fills it.
+
+    While it is paused, `parked` holds its tail's rows [lanes, 2, page_size, D] (none if it has no tail) on the host.
+    """
 
     id: int
     prompt_tokens: int
@@ -18,6 +23,7 @@ class Sequence:
     step: int = 0
     groups: list[int] = field(default_factory=list)
     parent: int | None = None
+    parked: torch.Tensor | None = None
 
 
 class GroupTable:

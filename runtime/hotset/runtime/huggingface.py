@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache
 
 from hotset.protos.errors import ConfigError
 from hotset.runtime.paged_kv import ModelShape
-from hotset.runtime.passes import Pass
+from hotset.runtime.passes import DecodePass, Pass
 
 ATTENTION = "hotset"
 
@@ -38,6 +38,31 @@ class TieredCache(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens before this pass, of the longest sequence."""
         return self.seen
+
+
+class Forward:
+    """Forward passes of one model through a TieredCache."""
+
+    def __init__(self, model: Any, *, rows: int = 1) -> None:
+        """A decode step computes at least `rows` rows, the last ones for nothing."""
+        self.model, self._rows = model, rows
+        self._cache = TieredCache()
+
+    def __call__(self, done: Pass, tokens: list[list[int]], positions: list[list[int]], seen: int) -> torch.Tensor:
+        """Logits of the last token of each row, [B, vocabulary]; `seen` tokens came before, of the longest sequence."""
+        device, count = self.model.device, len(tokens)
+        extra = max(0, self._rows - count) if isinstance(done, DecodePass) else 0
+        self._cache.current, self._cache.seen = done, seen
+        out = self.model(
+            input_ids=torch.tensor(tokens + extra * tokens[:1], device=device),
+            position_ids=torch.tensor(positions + extra * positions[:1], device=device),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+            hotset=done,
+        )
+        logits: torch.Tensor = out.logits[:count, -1]
+        return logits
 
 
 def hotset_attention(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hotset.kernels.state import FILLING, FREE, LIVE, PINNED, RESERVED, ResidencyState
+from hotset.kernels.state import FILLING, FREE, HELD, LIVE, PINNED, RESERVED, ResidencyState
 from hotset.runtime.groups import GroupTable, Sequence
 from hotset.runtime.residency import ResidencyManager
 
@@ -24,13 +24,14 @@ def check_slots(state: ResidencyState) -> None:
     slots = state.slot_of[mapped].long()
     assert torch.unique(slots).numel() == slots.numel(), "two pages share a slot"
     assert bool((state.page_of[slots] == mapped).all()), "page_of is not the inverse of slot_of"
-    assert bool((state.state <= FILLING).all()), "a slot is in an unknown state"
+    assert bool((state.state <= HELD).all()), "a slot is in an unknown state"
     backed = torch.zeros(state.slots, dtype=torch.bool)
     backed[slots] = True
     kind = state.state
-    assert not bool((backed & ((kind == FREE) | (kind == FILLING))).any()), "a free or filling slot is visible"
+    unseen = (kind == FREE) | (kind == FILLING) | (kind == HELD)
+    assert not bool((backed & unseen).any()), "a free, filling or held slot is visible"
     assert bool(backed[(kind == LIVE) | (kind == PINNED)].all()), "a live or pinned slot has no page"
-    assert bool((state.page_of[kind == FREE] < 0).all()), "a free slot names a page"
+    assert bool((state.page_of[(kind == FREE) | (kind == HELD)] < 0).all()), "a free or held slot names a page"
     assert bool((state.page_of[kind == FILLING] >= 0).all()), "a filling slot names no page"
     reserved = kind == RESERVED
     assert bool((backed[reserved] == (state.page_of[reserved] >= 0)).all()), "a reserved slot's page is half mapped"
@@ -55,7 +56,10 @@ def _check_pages(manager: ResidencyManager, sequences: list[Sequence], page_size
         full = sequence.length // page_size
         pages = manager.pages_of(torch.tensor(sequence.groups, dtype=torch.int64))
         stored[pages[:full]] = True
-        tails[pages[full:]] = True
+        if sequence.parked is None:
+            tails[pages[full:]] = True
+        else:
+            assert bool((manager.state.slot_of[pages[full:]] < 0).all()), "the tail of a paused sequence has a slot"
     slots = state.slot_of[tails].long()
     assert bool((slots >= 0).all()), "a tail page has no slot"
     assert bool((state.state[slots] == PINNED).all()), "a tail page is not pinned"

@@ -12,6 +12,7 @@ from hotset.protos.messages import Geometry
 from hotset.runtime.backing import BackingStore
 from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.groups import GroupTable, Sequence
+from hotset.runtime.host_link import HostLink
 from hotset.runtime.integrity import check_integrity
 from hotset.runtime.residency import ResidencyManager
 from hotset.runtime.tiers import DiskTier, HostTier
@@ -61,13 +62,17 @@ class PagedKV:
             groups=len(self.groups.references),
         )
 
-    def open(self, prompt_tokens: int) -> Sequence:
-        """A new, empty sequence. Raises CapacityError if the batch or the page table has no room for its prompt."""
+    def open(self, prompt_tokens: int, *, shared: int = 0) -> Sequence:
+        """A new, empty sequence that will take its first `shared` groups from another.
+
+        Raises CapacityError if as many sequences are open as can be, or the page table has no room for the prompt.
+        """
         if len(self.sequences) >= self.config.max_sequences:
             raise CapacityError(f"{len(self.sequences)} sequences are open, the limit; raise --max-sequences")
-        if self._groups_for(prompt_tokens) > self.groups.free_groups:
+        needed = self.groups_for(prompt_tokens) - shared
+        if needed > self.groups.free_groups:
             raise CapacityError(
-                f"a prompt of {prompt_tokens} tokens needs {self._groups_for(prompt_tokens)} page groups, "
+                f"a prompt of {prompt_tokens} tokens needs {needed} page groups, "
                 f"{self.groups.free_groups} are free; raise --max-tokens or shorten the prompt"
             )
         sequence = Sequence(self._next_id, prompt_tokens)
@@ -82,7 +87,7 @@ class PagedKV:
         """
         assert sequence.length % self.page_size == 0, "a prompt grows by whole pages"
         sequence.length += tokens
-        while len(sequence.groups) < self._groups_for(sequence.length):
+        while len(sequence.groups) < self.groups_for(sequence.length):
             self._add_group(sequence)
         if sequence.length % self.page_size:
             self.manager.open_tail(sequence.groups[-1])
@@ -105,26 +110,55 @@ class PagedKV:
             self.manager.seal(sequence.groups[-1])
 
     def fork(self, parent: Sequence) -> Sequence:
-        """A sequence that shares all sealed groups of `parent` and copies its tail."""
+        """A sequence that shares all sealed groups of `parent` and copies its tail; parked if `parent` is."""
         child = self.open(0)
-        child.prompt_tokens, child.length, child.step, child.parent = parent.length, parent.length, 0, parent.id
-        sealed = parent.groups[: parent.length // self.page_size]
-        self.groups.share(sealed)
-        child.groups = list(sealed)
+        child.prompt_tokens, child.parent = parent.length, parent.id
+        self.share(child, parent, parent.length // self.page_size)
+        child.length = parent.length
         if parent.length % self.page_size:
             try:
                 self._add_group(child)
-                self._copy_tail(parent.groups[-1], child.groups[-1])
+                self._copy_tail(parent, child)
             except CapacityError:
+                child.parked = None
                 self.close(child)
                 raise
+        elif parent.parked is not None:
+            child.parked = parent.parked
         return child
+
+    def share(self, sequence: Sequence, donor: Sequence, pages: int) -> None:
+        """Begin an empty `sequence` with the first `pages` sealed logical pages of `donor`: the same groups."""
+        assert not sequence.groups, "shared pages come first"
+        assert pages <= donor.length // self.page_size, "only sealed pages are shared"
+        self.groups.share(donor.groups[:pages])
+        sequence.groups = donor.groups[:pages]
+        sequence.length = pages * self.page_size
+
+    def pause(self, sequence: Sequence) -> None:
+        """Give up the slots of the tail; its rows wait on the host. The other pages stay, and grow cold."""
+        assert sequence.parked is None, "it is paused already"
+        if sequence.length % self.page_size:
+            sequence.parked = self.manager.park_tail(sequence.groups[-1])
+        else:
+            sequence.parked = torch.empty(0)
+
+    def resume(self, sequence: Sequence) -> None:
+        """Pin the tail again. Raises CapacityError if the pool cannot give the slots; it stays paused then."""
+        assert sequence.parked is not None, "it is not paused"
+        if sequence.length % self.page_size:
+            self.manager.unpark_tail(sequence.groups[-1], sequence.parked)
+        sequence.parked = None
 
     def close(self, sequence: Sequence) -> None:
         """End a sequence; groups that nobody else holds are freed in every tier."""
         del self.sequences[sequence.id]
         self._drop(sequence, sequence.groups)
         sequence.groups = []
+
+    def groups_for(self, tokens: int) -> int:
+        """Groups that `tokens` tokens need."""
+        return -(-tokens // self.page_size)
 
     def page_table(self, sequences: list[Sequence]) -> torch.Tensor:
         """Groups of `sequences` in logical order, [len(sequences), longest] int32, padded with -1."""
@@ -135,6 +169,13 @@ class PagedKV:
         """Physical pages of `groups` (any shape, int64) in `layer`, one more dimension [kv_heads] at the end."""
         heads = torch.arange(self.shape.kv_heads, device=groups.device)
         return groups[..., None] * self.lanes + layer * self.shape.kv_heads + heads
+
+    def tokens(self, groups: list[int], layer: int) -> torch.Tensor:
+        """K and V of sealed `groups` in `layer`, wherever they sit: [2, 1, kv_heads, tokens, head_dim]."""
+        heads, count = self.shape.kv_heads, len(groups)
+        pages = self.layer_pages(torch.tensor(groups), layer).transpose(0, 1).flatten()
+        rows = self.manager.peek(pages).view(heads, count, 2, self.page_size, -1)
+        return rows.permute(2, 0, 1, 3, 4).reshape(2, 1, heads, count * self.page_size, -1)
 
     def store(self, pages: torch.Tensor, rows: torch.Tensor) -> None:
         """Write full pages ([n] int64) of a prompt through and keep their bounds; `rows` [n, 2, page_size, D]."""
@@ -154,17 +195,17 @@ class PagedKV:
         """Raise AssertionError if any invariant of DESIGN.md is broken. For use between steps."""
         check_integrity(self.manager, self.groups, list(self.sequences.values()), self.page_size)
 
-    def _groups_for(self, tokens: int) -> int:
-        return -(-tokens // self.page_size)
-
     def _add_group(self, sequence: Sequence) -> None:
         group = self.groups.allocate()
         sequence.groups.append(group)
         self.new_groups.append((sequence.id, group, self.generation(group)))
 
-    def _copy_tail(self, source: int, target: int) -> None:
-        self.manager.copy_tail(source, target)
-        old, new = self.manager.pages_of(torch.tensor([source, target]))
+    def _copy_tail(self, parent: Sequence, child: Sequence) -> None:
+        if parent.parked is None:
+            self.manager.copy_tail(parent.groups[-1], child.groups[-1])
+        else:
+            child.parked = parent.parked.clone()
+        old, new = self.manager.pages_of(torch.tensor([parent.groups[-1], child.groups[-1]]))
         self.bounds[new] = self.bounds[old]
 
     def _drop(self, sequence: Sequence, groups: list[int]) -> None:
@@ -178,8 +219,8 @@ def _manager(shape: ModelShape, config: RuntimeConfig, device: torch.device | st
     smallest = config.smallest_pool(shape.layers, shape.kv_heads)
     if slots < min(smallest, pages):
         raise ConfigError(
-            f"a hot pool of {slots} pages cannot decode {config.max_sequences} sequences: {smallest} are the least; "
-            "raise the HBM budget, or lower --selected or --max-sequences"
+            f"a hot pool of {slots} pages cannot decode {config.running} sequences: {smallest} are the least; "
+            "raise the HBM budget, or lower --selected or --max-running"
         )
     row_shape = (2, config.page_size, shape.head_dim)
     host = HostTier(min(pages, config.host_pages or pages), row_shape, shape.dtype)
@@ -194,4 +235,5 @@ def _manager(shape: ModelShape, config: RuntimeConfig, device: torch.device | st
         backing=BackingStore(pages, host, disk),
         policy=config.policy,
         device=device,
+        link=HostLink(config.link_gbps, config.link_latency_us) if config.link_gbps else None,
     )

@@ -63,9 +63,7 @@ class PrefillPass:
         keys, values = self._new
         past = self.start // self.kv.page_size
         if past:
-            pages = self.kv.layer_pages(self.groups[:past], layer).transpose(0, 1).flatten()
-            rows = self.kv.manager.peek(pages).view(keys.shape[1], past, 2, self.kv.page_size, -1)
-            old = rows.permute(2, 0, 1, 3, 4).reshape(2, 1, keys.shape[1], self.start, -1)
+            old = self.kv.tokens(self.groups[:past].tolist(), layer)
             keys, values = torch.cat((old[0], keys), 2), torch.cat((old[1], values), 2)
         self.last_queries.append(query[:, :, -1])
         self.scale = scale
@@ -83,13 +81,17 @@ class PrefillPass:
 
 
 class DecodePass:
-    """One new token for every sequence of a batch; records each lane's accesses as it goes."""
+    """One new token for every sequence of a batch; records each lane's accesses as it goes.
+
+    The model may run more rows than there are sequences (see Forward); those behind them are ignored.
+    """
 
     def __init__(
         self, kv: PagedKV, sequences: list[Sequence], selector: Selector, safe_point: Callable[[], None]
     ) -> None:
         self.kv, self.selector, self.safe_point = kv, selector, safe_point
         shape, n = kv.shape, 2 * kv.config.selected
+        self.sequences = [s.id for s in sequences]
         groups = kv.page_table(sequences)
         lengths = torch.tensor([s.length for s in sequences], dtype=torch.int32)
         self.batch = Batch(groups, torch.tensor([len(s.groups) for s in sequences], dtype=torch.int32), lengths)
@@ -104,7 +106,8 @@ class DecodePass:
         """See Pass.append. The token goes to its place in the pinned tail."""
         pages = self.kv.layer_pages(self.tails, layer)
         slots = self.kv.manager.state.slot_of[pages].long()
-        token = torch.stack((keys[:, :, 0], values[:, :, 0]), dim=2)
+        rows = len(self.sequences)
+        token = torch.stack((keys[:rows, :, 0], values[:rows, :, 0]), dim=2)
         self.kv.manager.rows[slots, :, self.offset[:, None]] = token
         old = self.kv.bounds[pages]
         fresh = (self.offset == 0)[:, None, None]
@@ -116,7 +119,8 @@ class DecodePass:
     def attend(self, layer: int, query: torch.Tensor, scale: float) -> torch.Tensor:
         """See Pass.attend. Select, resolve, swap in, attend over the selection in selection order."""
         self.safe_point()
-        query = query[:, :, 0]
+        extra = query.shape[0] - len(self.sequences)
+        query = query[: len(self.sequences), :, 0]
         mass = self.selector.mass(self.batch, query, layer, scale)
         config = self.kv.config
         ids = select(mass, self.batch.pages, selected=config.selected, candidates=self.candidates.shape[-1],
@@ -128,7 +132,7 @@ class DecodePass:
         last = (self.batch.pages - 1)[:, None, None]
         valid = torch.where(chosen == last, (self.offset + 1)[:, None, None], self.kv.page_size).to(torch.int32)
         out = attend(query, self.kv.manager.rows, resolved.slots.view_as(chosen), valid, scale=scale)
-        return out[:, None]
+        return torch.nn.functional.pad(out, (0, 0, 0, 0, 0, extra))[:, None]
 
     def candidate_heat(self, *, margins: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Physical pages of all recorded candidates ([n] int64), with their scores or their margins ([n] float32)."""
@@ -171,7 +175,7 @@ def warm_pages(kv: PagedKV, sequence: Sequence, queries: list[torch.Tensor], sel
         torch.tensor([len(sequence.groups)], dtype=torch.int32),
         torch.tensor([sequence.length], dtype=torch.int32),
     )
-    share = kv.manager.state.slots // kv.config.max_sequences // kv.lanes
+    share = kv.manager.state.slots // kv.config.running // kv.lanes
     count = max(kv.config.recent + 1, min(2 * kv.config.selected, share))
     ranked = [torch.empty(0, dtype=torch.int64)]
     for layer, query in enumerate(queries):

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from hotset.runtime.backing import BackingStore
+from hotset.runtime.host_link import HostLink
+
+_PIECE = 32
+"""Pages that cross a slow link together: they become visible together, and demand waits for no more than these."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +25,19 @@ class _Flight:
 class Prefetcher:
     """Copies in order of `start`; `arrived` hands flights back in that order once their copies are done."""
 
-    def __init__(self, backing: BackingStore, rows: torch.Tensor) -> None:
-        self._backing = backing
+    def __init__(self, backing: BackingStore, rows: torch.Tensor, link: HostLink | None = None) -> None:
+        self._backing, self._link = backing, link
         self._rows = rows
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hotset-prefetch")
         self._flights: list[_Flight] = []
 
     def start(self, pages: torch.Tensor, slots: torch.Tensor, generations: torch.Tensor) -> None:
         """Copy `pages` into `slots` (both [n] int64); `generations` [n] int64 are checked again at commit."""
-        if pages.numel():
-            copy = self._thread.submit(self._backing.fetch, pages, self._rows, slots)
-            self._flights.append(_Flight(pages, slots, generations, copy))
+        piece = max(1, pages.numel()) if self._link is None else _PIECE
+        for start in range(0, pages.numel(), piece):
+            part = slice(start, start + piece)
+            copy = self._thread.submit(self._copy, pages[part], slots[part])
+            self._flights.append(_Flight(pages[part], slots[part], generations[part], copy))
 
     def arrived(self, *, wait: bool) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """(pages, slots, generations) of finished flights. Raises what the copy raised."""
@@ -43,5 +49,12 @@ class Prefetcher:
         return done
 
     def close(self) -> None:
-        """Wait for the thread to end."""
-        self._thread.shutdown(wait=True)
+        """Give up what has not begun and wait for the thread to end."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _copy(self, pages: torch.Tensor, slots: torch.Tensor) -> None:
+        if self._link is None:
+            self._backing.fetch(pages, self._rows, slots)
+            return
+        with self._link.carrying(pages.numel() * self._rows[0].nbytes, demand=False):
+            self._backing.fetch(pages, self._rows, slots)

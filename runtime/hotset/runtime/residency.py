@@ -8,28 +8,34 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 
 from hotset.kernels.apply_plan import REASONS as PLAN_REASONS
 from hotset.kernels.apply_plan import apply_plan
+from hotset.kernels.held import give_back_slots, held_level, hold_slots, lend_slots
 from hotset.kernels.prefetch import REASONS as PREFETCH_REASONS
 from hotset.kernels.prefetch import begin_prefetch, commit_prefetch
 from hotset.kernels.reclaim import reclaim
 from hotset.kernels.release import release
-from hotset.kernels.reserve import reserve_level
+from hotset.kernels.reserve import evict_pages, reserve_level
 from hotset.kernels.resolve import PoolTooSmallError, Resolved, resolve
 from hotset.kernels.state import FREE, LIVE, PINNED, ResidencyState
 from hotset.protos.errors import CapacityError
 from hotset.protos.heat import CEILING, DECAY, EPSILON
 from hotset.runtime.backing import BackingStore
+from hotset.runtime.host_link import HostLink
 from hotset.runtime.prefetcher import Prefetcher
 
 
 @dataclass
 class Movement:
-    """Cumulative counts since the session began; a page is one page of one lane."""
+    """Cumulative counts since the session began; a page is one page of one lane.
+
+    What starting and resuming sequences moves (`warm_pages`, `tail_pages`) is counted apart from the steps' movement.
+    """
 
     accesses: int = 0
     hits: int = 0
@@ -38,6 +44,8 @@ class Movement:
     prefetch_pages: int = 0
     prefetch_wasted: int = 0
     warm_pages: int = 0
+    tail_pages: int = 0
+    shared_pages: int = 0
     written_pages: int = 0
     plans_applied: int = 0
     entries_applied: int = 0
@@ -62,6 +70,7 @@ class ResidencyManager:
         backing: BackingStore,
         policy: str,
         device: torch.device | str = "cpu",
+        link: HostLink | None = None,
     ) -> None:
         self.state = ResidencyState.create(slots=slots, groups=groups, layers=layers, kv_heads=kv_heads, device=device)
         self.lanes = layers * kv_heads
@@ -72,10 +81,11 @@ class ResidencyManager:
         self.rows = torch.zeros((slots, *row_shape), dtype=dtype, device=device)
         self.page_bytes = self.rows[0].numel() * dtype.itemsize
         self.moved = Movement()
-        self.low = max(1, slots // 32)
-        self.high = max(1, slots // 16)
-        self._prefetcher = Prefetcher(backing, self.rows)
+        self._set_watermarks(slots)
+        self._link = link
+        self._prefetcher = Prefetcher(backing, self.rows, link)
         self._loaded: list[torch.Tensor] = []
+        self._evicted: list[torch.Tensor] = []
         self._stall = 0.0
 
     def pages_of(self, groups: torch.Tensor) -> torch.Tensor:
@@ -85,12 +95,17 @@ class ResidencyManager:
     # Tails: pinned from their first token until they are sealed.
 
     def open_tail(self, group: int) -> None:
-        """Pin one zeroed slot for every lane of `group`. Raises CapacityError if the pool cannot give them."""
+        """Pin one zeroed slot for every lane of `group`, held ones first. Raises CapacityError if there are too few."""
         pages = self.pages_of(torch.tensor([group])).flatten()
         self._ensure_evictable(pages.numel())
-        done = self._resolve(pages.to(torch.int32))
-        self.rows[done.miss_slots.long()] = 0
-        self.state.state[done.slots.long()] = PINNED
+        lent = lend_slots(self.state, pages)
+        try:
+            slots = torch.cat((lent, self._resolve(pages[lent.numel() :].to(torch.int32)).slots.long()))
+        except PoolTooSmallError:
+            self._vacate(lent)
+            raise
+        self.rows[slots] = 0
+        self.state.state[slots] = PINNED
         self._loaded.append(pages)
 
     def copy_tail(self, source: int, target: int) -> None:
@@ -107,6 +122,22 @@ class ResidencyManager:
         self.store(pages, self.rows[slots])
         self.state.state[slots] = LIVE
 
+    def park_tail(self, group: int) -> torch.Tensor:
+        """Copy the tail of a sequence that pauses to the host and free its slots: [lanes, 2, page_size, D]."""
+        slots = self.state.slot_of[self.pages_of(torch.tensor([group])).flatten()].long()
+        rows = self.rows[slots].cpu()
+        self._vacate(slots)
+        self.moved.tail_pages += slots.numel()
+        return rows
+
+    def unpark_tail(self, group: int, rows: torch.Tensor) -> None:
+        """Pin the tail of a sequence that goes on, with the content that park_tail gave. Raises as open_tail does."""
+        self.open_tail(group)
+        pages = self.pages_of(torch.tensor([group])).flatten()
+        with self._link.carrying(rows.nbytes, demand=True) if self._link else nullcontext():
+            self.rows[self.state.slot_of[pages].long()] = rows.to(self.rows.device)
+        self.moved.tail_pages += pages.numel()
+
     def store(self, pages: torch.Tensor, rows: torch.Tensor) -> None:
         """Write sealed `pages` ([n] int64) through from `rows` without giving them slots (prefill)."""
         self.backing.store(pages, rows)
@@ -118,7 +149,7 @@ class ResidencyManager:
         free = torch.nonzero(self.state.state == FREE).flatten()
         room = max(0, free.numel() - self.high)
         pages, slots = pages[:room], free[: min(room, pages.numel())]
-        self.backing.fetch(pages, self.rows, slots)
+        self._load(pages, slots)
         self.state.page_of[slots] = pages.to(torch.int32)
         self.state.slot_of[pages] = slots.to(torch.int32)
         self.state.state[slots] = LIVE
@@ -135,6 +166,30 @@ class ResidencyManager:
             self._average[self.pages_of(index)] = 0.0
             self.backing.free(self.pages_of(index).flatten())
 
+    # How many slots the hot set has: all that are neither pinned nor held.
+
+    def hot_slots(self) -> int:
+        """Slots that sealed pages may use now."""
+        return self.state.slots - int((self.state.state == PINNED).sum()) - held_level(self.state)
+
+    def resize(self, wanted: int) -> None:
+        """Between steps: hold slots or give them back until the hot set has `wanted`, as far as that goes now."""
+        before = self.hot_slots()
+        if before > wanted:
+            hold_slots(self.state, before - wanted, self.policy)
+        elif before < wanted:
+            give_back_slots(self.state, wanted - before)
+        if before != wanted:
+            self._set_watermarks(self.hot_slots())
+
+    def _vacate(self, slots: torch.Tensor) -> None:
+        evict_pages(self.state, slots)
+        self.state.state[slots] = FREE
+
+    def _set_watermarks(self, slots: int) -> None:
+        self.low = max(1, slots // 32)
+        self.high = max(1, slots // 16)
+
     # A step: begin, then resolve layer by layer, then end.
 
     def begin_step(self) -> None:
@@ -148,7 +203,7 @@ class ResidencyManager:
         done = self._resolve(pages)
         missed = done.miss_pages.long()
         start = time.perf_counter()
-        self.backing.fetch(missed, self.rows, done.miss_slots.long())
+        self._load(missed, done.miss_slots.long())
         self._stall += time.perf_counter() - start
         if missed.numel():
             self._loaded.append(missed)
@@ -159,7 +214,16 @@ class ResidencyManager:
         moved.demand_pages += missed.numel()
         return done
 
+    def _load(self, pages: torch.Tensor, slots: torch.Tensor) -> None:
+        if self._link is None:
+            self.backing.fetch(pages, self.rows, slots)
+            return
+        with self._link.carrying(pages.numel() * self.page_bytes, demand=True):
+            self.backing.fetch(pages, self.rows, slots)
+
     def _resolve(self, pages: torch.Tensor) -> Resolved:
+        if int(self.state.evicted_count) + pages.numel() > self.state.slots:
+            self._keep_evicted()
         try:
             return resolve(self.state, pages, self.policy)
         except PoolTooSmallError:
@@ -224,14 +288,18 @@ class ResidencyManager:
 
     def drain_changes(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Pages ([n] int64) that gained and that lost their slot since the last call; each page stands in one."""
-        count = int(self.state.evicted_count)
-        gone = self.state.evicted[: min(count, self.state.slots)].long()
-        gone = gone[gone >= 0]
-        touched = torch.unique(torch.cat([*self._loaded, gone]))
+        self._keep_evicted()
+        touched = torch.unique(torch.cat([*self._loaded, *self._evicted]))
         self._loaded.clear()
-        self.state.evicted_count.zero_()
+        self._evicted.clear()
         resident = self.state.slot_of[touched] >= 0
         return touched[resident], touched[~resident]
+
+    def _keep_evicted(self) -> None:
+        """Empty the device's log of evictions, which has room for as many as there are slots."""
+        gone = self.state.evicted[: min(int(self.state.evicted_count), self.state.slots)].long()
+        self._evicted.append(gone[gone >= 0])
+        self.state.evicted_count.zero_()
 
     def peek(self, pages: torch.Tensor) -> torch.Tensor:
         """Content of `pages` ([n] int64, sealed or resident), [n, *row_shape]; residency stays as it is."""

@@ -45,9 +45,12 @@ class Steering:
 
 
 class LinkSteering(Steering):
-    """Steered over a ControlLink. Whatever a plan holds, the worst it can do is to make the hot set useless."""
+    """Steered over a ControlLink. Whatever a plan holds, the worst it can do is to make the hot set useless.
 
-    def __init__(self, link: ControlLink, *, lifetime: int, on_advice: Callable[[Advice], None] | None = None) -> None:
+    `on_advice` follows an advice and returns where it had to change it, for the ack.
+    """
+
+    def __init__(self, link: ControlLink, *, lifetime: int, on_advice: Callable[[Advice], str] | None = None) -> None:
         self.link, self._lifetime, self._on_advice = link, lifetime, on_advice
         self._tick_of: dict[int, int] = {}
 
@@ -69,9 +72,9 @@ class LinkSteering(Steering):
                 Ack(of="model", number=model.number, accepted=False, reason="this backend scores on the daemon")
             )
         if (advice := self.link.take_advice()) is not None:
-            if self._on_advice is not None:
-                self._on_advice(advice)
-            self.link.publish(Ack(of="advice", number=advice.number, accepted=self._on_advice is not None))
+            reason = self._on_advice(advice)[:4096] if self._on_advice is not None else "nobody here follows advice"
+            followed = self._on_advice is not None
+            self.link.publish(Ack(of="advice", number=advice.number, accepted=followed, reason=reason))
 
     def end_step(self, epoch: int, tick: int) -> None:
         """See Steering."""

@@ -14,7 +14,10 @@ While it runs, `hotset daemon` may come and go: which tokens come out does not d
 
 Example: hotset decode --prompt "Why is the sky blue?" --max-new-tokens 64
 
-Another example: hotset decode --model qwen2.5-0.5b/ --prompt-file a.txt --prompt-file b.txt --hbm-fraction 0.2
+Another example, where five prompts wait for two places behind a slow link:
+hotset decode --prompt-file a.txt ... --prompt-file e.txt --max-running 2 --link-gbps 0.5
+
+A third: hotset decode --model qwen2.5-0.5b/ --prompt-file a.txt --prompt-file b.txt --hbm-fraction 0.2
 """
 
 
@@ -34,10 +37,20 @@ def decode(
     top_k: Annotated[int, typer.Option(help="0 for all tokens")] = 0,
     seed: Annotated[int, typer.Option(help="of sampling; prompt i uses seed + i")] = 0,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="go on after the end-of-text token")] = False,
+    max_running: Annotated[
+        int | None, typer.Option(min=1, help="prompts that decode at once; the others wait [default: all]")
+    ] = None,
+    share_prefix: Annotated[
+        bool, typer.Option("--share-prefix/--no-share-prefix", help="prompts that begin alike share pages")
+    ] = True,
     hbm_fraction: Annotated[float, typer.Option(help="hot pool as a share of the KV")] = 0.25,
     hbm_pages: Annotated[int | None, typer.Option(help="hot pool in pages; overrides --hbm-fraction")] = None,
     host_pages: Annotated[int | None, typer.Option(help="host frames [default: room for everything]")] = None,
     disk_dir: Annotated[Path | None, typer.Option(help="keep what the host has no room for here")] = None,
+    link_gbps: Annotated[
+        float | None, typer.Option(help="slow the host link to this many GB/s [default: as fast as it is]")
+    ] = None,
+    link_latency_us: Annotated[float, typer.Option(help="of each transfer over the slowed link")] = 0.0,
     page_size: Annotated[int, typer.Option(help="tokens a page")] = 16,
     selected: Annotated[int, typer.Option(help="pages attended to per lane and step")] = 32,
     selector: Annotated[str, typer.Option(help="bounds (Quest) or mass (oracle)")] = "bounds",
@@ -72,6 +85,10 @@ def decode(
             "disk_dir": disk_dir,
             "selector": selector,
             "policy": policy,
+            "max_running": max_running,
+            "share_prefix": share_prefix,
+            "link_gbps": link_gbps,
+            "link_latency_us": link_latency_us,
         },
         sampling=Sampling(temperature, top_p, top_k, seed),
         ignore_eos=ignore_eos,
@@ -91,6 +108,14 @@ def decode(
         f"--- {result['steps']} steps, {moved['accesses']} accesses, {moved['demand_pages']} demand misses "
         f"({moved['demand_pages'] / max(1, moved['accesses']):.1%}), {moved['moved_bytes'] / 1e6:.1f} MB moved"
     )
+    if moved["shared_pages"]:
+        typer.echo(f"pages shared instead of prefilled: {moved['shared_pages']}")
+    decoded, seconds, stalled = result["decoded_tokens"], result["step_seconds"], result["stall_seconds"]
+    if seconds:
+        typer.echo(
+            f"{decoded} tokens in steps of {seconds:.1f} s together: {decoded / seconds:.1f} tokens/s, "
+            f"{stalled / seconds:.1%} of it waiting for the link, {result['max_running']} at once at most"
+        )
     if "tokens_identical_to_untiered" in result:
         typer.echo(f"tokens identical to untiered: {result['tokens_identical_to_untiered']}")
 
