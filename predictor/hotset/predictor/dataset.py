@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numba import njit
 
 from hotset.predictor.features import FeatureState
-from hotset.predictor.features.base import Features, Memory
+from hotset.predictor.features.base import Features
 from hotset.predictor.features.memory import NEVER
 from hotset.predictor.labels import advance, log_steps, next_uses
 from hotset.predictor.trace.sequence import Bool, Int32, SequenceTrace
@@ -88,22 +88,23 @@ def new_state(sequence: SequenceTrace, meta: TraceMeta) -> FeatureState:
 
 def choose(state: Features, wanted: float, random: np.random.Generator) -> tuple[Int32, Int32]:
     """Draw about `wanted` rows among the pages that could be resident: lanes and pages, ascending."""
-    weights = _weights(state.memory, state.steps - 1)
+    weights = _weights(state.memory.last_used, state.memory.last_seen, state.steps - 1)
     total = float(weights.sum())
     chosen = random.random(weights.shape, np.float32) * total < weights * wanted
     lanes, pages = np.nonzero(chosen)
     return lanes.astype(np.int32), pages.astype(np.int32)
 
 
-@njit(cache=True)
-def _weights(memory: Memory, step: int) -> Float32:
-    lanes, pages = memory.last_used.shape
+@njit(cache=True, nogil=True)
+def _weights(last_used: Int32, last_seen: Int32, step: int) -> Float32:
+    lanes, pages = last_used.shape
     weights = np.zeros((lanes, pages), np.float32)
     for lane in range(lanes):
         for page in range(pages):
-            last = max(memory.last_used[lane, page], memory.last_seen[lane, page])
+            used = last_used[lane, page]
+            last = max(used, last_seen[lane, page])
             if last != NEVER:
-                ordinary = memory.last_used[lane, page] < step and step - last <= RECENT
+                ordinary = used < step and step - last <= RECENT
                 weights[lane, page] = 1.0 if ordinary else RARE
     return weights
 

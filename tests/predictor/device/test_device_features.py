@@ -37,8 +37,10 @@ def worst(sequence: SequenceTrace, meta: TraceMeta, every: int) -> dict[str, flo
         step = (int(sequence.lengths[t]), sequence.pages[t], sequence.scores[t], sequence.selected[t])
         exact.observe(*step)
         device.observe(*step)
-        np.testing.assert_array_equal(device.memory.last_used, exact.memory.last_used)
-        np.testing.assert_array_equal(device.memory.last_seen, exact.memory.last_seen)
+        # The two grow by different shares.
+        for mine, theirs in zip(device.memory, (exact.memory.last_used, exact.memory.last_seen), strict=True):
+            count = min(mine.shape[1], theirs.shape[1])
+            np.testing.assert_array_equal(mine[:, :count], theirs[:, :count])
         if t % every == 0 or t == len(sequence.steps) - 1:
             wanted, rows = exact.rows(lanes, pages)[:, COLUMNS], device.rows(lanes, pages)
             assert np.array_equal(np.isnan(wanted), np.isnan(rows)), "another value is missing"

@@ -18,6 +18,8 @@ from hotset.protos.trace import TraceMeta
 
 NAN = math.nan
 SKIPPED = 8
+BLOCKS = 8
+"""of 64 steps that echoes look back on, the one that is under way included"""
 
 
 class History:
@@ -140,14 +142,15 @@ class History:
         reach = np.exp(-np.abs(np.arange(self.layers) - layer) / 1.5)
         reach /= reach.sum()
         now, before = self.likeness(t), self.likeness(t - 1) if t else np.zeros((self.layers, 0))
-        like = []
-        for s in range(t - SKIPPED + 1):
+        like, oldest = [], max(0, (t // 64 - BLOCKS + 1) * 64)
+        for s in range(oldest, t - SKIPPED + 1):
             own = float((reach * now[:, s])[: layer + 1].sum())
-            like.append(own + (float((reach * before[:, s - 1])[layer + 1 :].sum()) if s else 0.0))
+            like.append(own + (float((reach * before[:, s - 1])[layer + 1 :].sum()) if s > oldest else 0.0))
         if not like:
             return {f"echo_{h}": NAN for h in spec.ECHO_HORIZONS}
         order = np.argsort(-np.array(like), kind="stable")[: spec.ECHOES]
         share = np.array(like)[order] / like[order[0]] if like[order[0]] > 0 else np.ones(len(order))
+        order += oldest
         row = {}
         for h in spec.ECHO_HORIZONS:
             used = np.array([self.used[s + 1 : min(s + h, t) + 1, lane, page].any() for s in order])
@@ -203,6 +206,12 @@ def check(sequence: SequenceTrace, meta: TraceMeta, at: list[int], count: int) -
 def test_random_history(seed: int, make_trace: Callable[..., Trace]) -> None:
     trace = make_trace(seed, sequences=1, steps=40, layers=4, kv_heads=1 + seed % 3)
     check(trace.sequences[0], trace.meta, [0, 1, 2, 9, 25, 39], 24)
+
+
+def test_a_history_longer_than_echoes_remember(make_trace: Callable[..., Trace]) -> None:
+    """Pages rest for longer than the window, blocks of 64 steps end, and rows are asked for now and then only."""
+    trace = make_trace(9, sequences=1, steps=1100, layers=3, selected=9, candidates=12, pages=50, full=True)
+    check(trace.sequences[0], trace.meta, [63, 64, 65, 511, 512, 700, 1023, 1024, 1090, 1091], 24)
 
 
 def test_recorded_history(sample: Trace) -> None:

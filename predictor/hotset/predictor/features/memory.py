@@ -1,8 +1,13 @@
-"""What is remembered of each page of each lane of one sequence. All decay is lazy: as of the event's step."""
+"""What is remembered of each page of each lane of one sequence. All decay is lazy: as of the event's step.
+
+A candidate touches one record of 16 bytes, which is all that the heuristic and the page's neighbours ask for, and
+one of 48; a selected page also the 64 bytes of its echoes and 12 of its layer. Steps count from 0 at the first
+one observed.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,57 +17,73 @@ from hotset.protos.features import GAPS, HALF_LIVES, SCORE_DECAYS
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
+UInt64 = npt.NDArray[np.uint64]
 Bool = npt.NDArray[np.bool_]
+Records = npt.NDArray[Any]
+"""of a structured dtype"""
 
 NEVER = -1
+LINE = 64
+FULL = 65535
+"""where counts of two bytes stop"""
+
+HOT = np.dtype(
+    [
+        ("last_used", "<i4"),  # step of the last selection, NEVER before it
+        ("last_seen", "<i4"),  # step of the last candidacy, NEVER before it
+        ("margin", "<f4"),  # margin average as of last_seen
+        ("score_before", "<i2"),  # score of the candidacy before the last, -1 if there was none
+        ("last_score", "u1"),
+        ("spare", "u1"),
+    ],
+    align=True,
+)
+COLD = np.dtype(
+    [
+        ("uses", "<i4"),
+        ("near", "<f4"),  # decayed count of candidacies without selection, as of the last of them
+        ("counts", "<f4", (len(HALF_LIVES),)),  # as of last_used
+        ("averages", "<f4", (len(SCORE_DECAYS),)),  # of scores, as of last_seen
+        ("gaps", "<u2", (GAPS,)),  # newest first, 0 for none
+        ("near_lag", "<u2"),  # steps from the last candidacy without selection to last_seen, FULL before it
+        ("streak", "<u2"),
+    ],
+    align=True,
+)
+LAYER = np.dtype(
+    [
+        ("used_at", "<i4"),  # last step at which a head of the layer selected the page, NEVER before it
+        ("heat", "<f4"),  # decayed count of uses by all heads of the layer, as of used_at
+        ("now", "<u2"),  # heads that selected the page at used_at
+        ("before", "<u2"),  # and at the step before it
+    ],
+    align=True,
+)
 
 
 class PageMemory(NamedTuple):
-    """Dense per lane [L, P] or per layer [layers, P]; steps count from 0 at the first one observed."""
+    """`hot` and `cold` are [L, P] records, `layers` [P, layers]."""
 
-    last_used: Int32
-    """[L, P] step of the last selection, NEVER before it"""
-    gaps: Int32
-    """[L, P, GAPS] newest first, 0 for none"""
-    streak: Int32
-    """[L, P]"""
-    uses: Int32
-    """[L, P]"""
-    counts: Float32
-    """[L, P, half-lives] as of last_used"""
-    last_seen: Int32
-    """[L, P] step of the last candidacy, NEVER before it"""
-    last_score: UInt8
-    """[L, P]"""
-    score_before: Int32
-    """[L, P] score of the candidacy before the last, -1 if there was none"""
-    averages: Float32
-    """[L, P, decays] score averages as of last_seen"""
-    margin: Float32
-    """[L, P] margin average as of last_seen"""
-    near: Float32
-    """[L, P] decayed count of candidacies without selection, as of near_at"""
-    near_at: Int32
-    """[L, P]"""
-    selecting: Int32
-    """[layers, P] heads that select the page at this step"""
-    selected_before: Int32
-    """[layers, P] the same at the step before"""
-    below: Int32
-    """[layers + 1, P] sum of `selecting` over layers below"""
-    above: Int32
-    """[layers + 1, P] sum of `selected_before` over layers from this one up"""
-    heat: Float32
-    """[layers, P] decayed count of uses by all heads of a layer, as of this step"""
-    heat_before: Float32
-    """[layers, P] the same as of the step before"""
-    heat_sum: Float32
-    """[layers, P] over all layers, as of the turn of this one"""
+    hot: Records
+    cold: Records
+    layers: Records
 
     @property
     def pages(self) -> int:
         """Pages that fit."""
-        return int(self.last_used.shape[1])
+        return int(self.hot.shape[1])
+
+    @property
+    def last_used(self) -> Int32:
+        """[L, P] step of the last selection, NEVER before it; a view."""
+        used: Int32 = self.hot["last_used"]
+        return used
+
+    @property
+    def last_seen(self) -> Int32:
+        """[L, P] step of the last candidacy, NEVER before it; a view."""
+        seen: Int32 = self.hot["last_seen"]
+        return seen
 
 
 class LaneMemory(NamedTuple):
@@ -74,36 +95,22 @@ class LaneMemory(NamedTuple):
     churn: Float32
 
 
-def make_pages(lanes: int, layers: int, pages: int) -> PageMemory:
+def make_hot(lanes: int, pages: int) -> Records:
     """Nothing used or seen yet."""
+    hot = aligned((lanes, pages), HOT)
+    hot["last_used"] = hot["last_seen"] = NEVER
+    hot["score_before"] = -1
+    return hot
 
-    def ints(rows: int, value: int = 0) -> Int32:
-        return np.full((rows, pages), value, np.int32)
 
-    def floats(*shape: int) -> Float32:
-        return np.zeros(shape, np.float32)
-
-    return PageMemory(
-        last_used=ints(lanes, NEVER),
-        gaps=np.zeros((lanes, pages, GAPS), np.int32),
-        streak=ints(lanes),
-        uses=ints(lanes),
-        counts=floats(lanes, pages, len(HALF_LIVES)),
-        last_seen=ints(lanes, NEVER),
-        last_score=np.zeros((lanes, pages), np.uint8),
-        score_before=ints(lanes, -1),
-        averages=floats(lanes, pages, len(SCORE_DECAYS)),
-        margin=floats(lanes, pages),
-        near=floats(lanes, pages),
-        near_at=ints(lanes, NEVER),
-        selecting=ints(layers),
-        selected_before=ints(layers),
-        below=ints(layers + 1),
-        above=ints(layers + 1),
-        heat=floats(layers, pages),
-        heat_before=floats(layers, pages),
-        heat_sum=floats(layers, pages),
-    )
+def make_pages(hot: Records, layers: int) -> PageMemory:
+    """`hot` as it is, and the rest as of pages that were never used."""
+    lanes, pages = hot.shape
+    cold = aligned((lanes, pages), COLD)
+    cold["near_lag"] = FULL
+    sums = aligned((pages, layers), LAYER)
+    sums["used_at"] = NEVER
+    return PageMemory(hot, cold, sums)
 
 
 def make_lanes(lanes: int) -> LaneMemory:
@@ -112,10 +119,24 @@ def make_lanes(lanes: int) -> LaneMemory:
     return LaneMemory(nan, nan.copy(), nan.copy(), nan.copy())
 
 
-def grown(memory: PageMemory, pages: int) -> PageMemory:
-    """A copy that holds `pages` pages."""
-    layers, lanes = memory.heat.shape[0], memory.last_used.shape[0]
-    larger = make_pages(lanes, layers, pages)
-    for name in PageMemory._fields:
-        getattr(larger, name)[:, : memory.pages] = getattr(memory, name)
+def grown_hot(hot: Records, pages: int) -> Records:
+    """A copy with room for `pages` pages."""
+    larger = make_hot(len(hot), pages)
+    larger[:, : hot.shape[1]] = hot
     return larger
+
+
+def grown(memory: PageMemory, hot: Records) -> PageMemory:
+    """A copy that goes with `hot`, which is larger."""
+    larger = make_pages(hot, memory.layers.shape[1])
+    larger.cold[:, : memory.pages] = memory.cold
+    larger.layers[: memory.pages] = memory.layers
+    return larger
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Records:
+    """Zeros that begin with a cache line, so that no record of a power of two of bytes spans two."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    room = np.zeros(size + LINE, np.uint8)
+    start = -room.ctypes.data % LINE
+    return room[start : start + size].view(dtype).reshape(shape)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
-from hotset.predictor.features.decay import AVERAGE_DECAYS, COUNT_DECAYS, MARGIN_DECAYS, NEAR_DECAYS, after
-from hotset.predictor.features.echo import EchoMemory, fill_echoes
-from hotset.predictor.features.memory import NEVER, Float32, Int32, LaneMemory, PageMemory
+from hotset.predictor.features.decay import (
+    AVERAGE_DECAYS,
+    COUNT_DECAYS,
+    HEAT_DECAYS,
+    MARGIN_DECAYS,
+    NEAR_DECAYS,
+    after,
+)
+from hotset.predictor.features.echo import EchoMemory, fill_echoes, find_echoes
+from hotset.predictor.features.memory import FULL, NEVER, Float32, Int32, LaneMemory, PageMemory, Records
 from hotset.protos.features import GAPS, HALF_LIVES, REGION, SCORE_DECAYS
 
-_NAN = np.float32(np.nan)
+_NAN, _ZERO = np.float32(np.nan), np.float32(0.0)
+_NOWHERE = -1.0e9
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def fill_rows(
     memory: PageMemory,
     view: LaneMemory,
@@ -28,10 +38,13 @@ def fill_rows(
     """Features of pages [m] of lanes [m] as of `step` into out [m, F]; `newest` is the newest page."""
     for row in range(len(lanes)):
         lane, page = lanes[row], pages[row]
+        find_echoes(echoes, memory, heads, step, lane // heads)
         at = _own(memory, view, lane, page, step, out[row], 0)
-        at = _place(memory, lane, page, step, newest, out[row], at)
-        at = _others(memory, heads, lane, page, step, out[row], at)
-        at = fill_echoes(echoes, lane, lane // heads, page, step, out[row], at)
+        at = _place(memory.hot[lane], page, step, newest, out[row], at)
+        at = _peers(memory.hot, heads, lane, page, step, out[row], at)
+        at = _layers(memory.layers[page], heads, lane // heads, step, out[row], at)
+        hot: Any = memory.hot[lane, page]
+        at = fill_echoes(echoes, lane, lane // heads, page, hot.last_used, step, out[row], at)
         out[row, at] = view.turnover[lane]
         out[row, at + 1] = view.churn[lane]
         out[row, at + 2] = view.threshold[lane]
@@ -39,88 +52,145 @@ def fill_rows(
         out[row, at + 4] = lane // heads
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
+def fill_margins(hot: Records, step: int, lanes: Int32, pages: Int32, out: Float32) -> None:
+    """Margin averages as of `step` into out [m]."""
+    for row in range(len(lanes)):
+        record: Any = hot[lanes[row], pages[row]]
+        seen = record.last_seen
+        out[row] = record.margin * after(MARGIN_DECAYS, max(0, step - seen), 0) if seen != NEVER else _ZERO
+
+
+@njit(cache=True, nogil=True)
 def _own(memory: PageMemory, view: LaneMemory, lane: int, page: int, step: int, out: Float32, at: int) -> int:
     """age .. near_age"""
-    used, seen, near_at = memory.last_used[lane, page], memory.last_seen[lane, page], memory.near_at[lane, page]
+    hot: Any = memory.hot[lane, page]
+    cold: Any = memory.cold[lane, page]
+    used, seen = hot.last_used, hot.last_seen
     age, unseen = step - used, step - seen
     out[at] = age if used != NEVER else _NAN
     at += 1
     for i in range(GAPS):
-        gap = memory.gaps[lane, page, i]
+        gap = cold.gaps[i]
         out[at + i] = gap if gap else _NAN
     at += GAPS
-    out[at] = memory.streak[lane, page]
-    out[at + 1] = memory.uses[lane, page] / (step + 1)
+    out[at] = cold.streak
+    out[at + 1] = cold.uses / (step + 1)
     at += 2
     for i in range(len(HALF_LIVES)):
-        out[at + i] = memory.counts[lane, page, i] * after(COUNT_DECAYS, age, i) if used != NEVER else 0.0
+        out[at + i] = cold.counts[i] * after(COUNT_DECAYS, age, i) if used != NEVER else _ZERO
     at += len(HALF_LIVES)
-    known = seen != NEVER
-    out[at] = memory.last_score[lane, page] if known and unseen == 0 else _NAN
-    out[at + 1] = memory.last_score[lane, page] if known else _NAN
+    known, score = seen != NEVER, np.float32(hot.last_score)
+    out[at] = score if known and unseen == 0 else _NAN
+    out[at + 1] = score if known else _NAN
     out[at + 2] = unseen if known else _NAN
-    out[at + 3] = memory.last_score[lane, page] - view.threshold[lane] if known else _NAN
-    before = memory.score_before[lane, page]
-    out[at + 4] = int(memory.last_score[lane, page]) - before if before >= 0 else _NAN
+    out[at + 3] = score - view.threshold[lane] if known else _NAN
+    out[at + 4] = score - np.float32(hot.score_before) if hot.score_before >= 0 else _NAN
     at += 5
     for i in range(len(SCORE_DECAYS)):
-        out[at + i] = memory.averages[lane, page, i] * after(AVERAGE_DECAYS, unseen, i) if known else 0.0
+        out[at + i] = cold.averages[i] * after(AVERAGE_DECAYS, unseen, i) if known else _ZERO
     at += len(SCORE_DECAYS)
-    out[at] = memory.margin[lane, page] * after(MARGIN_DECAYS, unseen, 0) if known else 0.0
+    out[at] = hot.margin * after(MARGIN_DECAYS, unseen, 0) if known else _ZERO
     at += 1
-    missed_out = near_at != NEVER
-    out[at] = memory.near[lane, page] * after(NEAR_DECAYS, step - near_at, 0) if missed_out else 0.0
-    out[at + 1] = step - near_at if missed_out else _NAN
+    missed_out, ago = cold.near_lag != FULL, unseen + cold.near_lag
+    out[at] = cold.near * after(NEAR_DECAYS, ago, 0) if missed_out else _ZERO
+    out[at + 1] = ago if missed_out else _NAN
     return at + 2
 
 
-@njit(cache=True)
-def _place(memory: PageMemory, lane: int, page: int, step: int, newest: int, out: Float32, at: int) -> int:
+@njit(cache=True, nogil=True)
+def _place(hot: Records, page: int, step: int, newest: int, out: Float32, at: int) -> int:
     """from_end .. region"""
-    count = memory.last_used.shape[1]
+    count = len(hot)
     out[at] = newest - page
     out[at + 1] = page / max(newest, 1)
     for i in range(2):
         beside = page - 1 + 2 * i
-        inside = 0 <= beside < count
-        used = memory.last_used[lane, beside] if inside else NEVER
-        out[at + 2 + i] = step - used if used != NEVER else _NAN
-        scored = inside and memory.last_seen[lane, beside] == step
-        out[at + 4 + i] = memory.last_score[lane, beside] if scored else 0.0
+        out[at + 2 + i] = _NAN
+        out[at + 4 + i] = _ZERO
+        if 0 <= beside < count:
+            record: Any = hot[beside]
+            if record.last_used != NEVER:
+                out[at + 2 + i] = step - record.last_used
+            if record.last_seen == step:
+                out[at + 4 + i] = record.last_score
     region = 0
     for beside in range(max(page - REGION, 0), min(page + REGION + 1, count)):
-        region += beside != page and memory.last_used[lane, beside] == step
+        neighbour: Any = hot[beside]
+        region += beside != page and neighbour.last_used == step
     out[at + 6] = region
     return at + 7
 
 
-@njit(cache=True)
-def _others(memory: PageMemory, heads: int, lane: int, page: int, step: int, out: Float32, at: int) -> int:
-    """peers .. heat"""
-    layers = memory.heat.shape[0]
-    layer = lane // heads
-    peers, youngest, best = 0, NEVER, -1.0e9
-    for other in range(layer * heads, (layer + 1) * heads):
+@njit(cache=True, nogil=True)
+def _peers(hot: Records, heads: int, lane: int, page: int, step: int, out: Float32, at: int) -> int:
+    """peers, peer_age, peer_score"""
+    first = lane // heads * heads
+    peers, youngest, best = 0, NEVER, _NOWHERE
+    for other in range(first, first + heads):
         if other == lane:
             continue
-        used, seen = memory.last_used[other, page], memory.last_seen[other, page]
-        peers += used == step
-        youngest = max(youngest, used)
-        if seen != NEVER:
-            best = max(best, memory.last_score[other, page] - float(step - seen))
+        record: Any = hot[other, page]
+        peers += record.last_used == step
+        youngest = max(youngest, record.last_used)
+        if record.last_seen != NEVER:
+            best = max(best, record.last_score - float(step - record.last_seen))
     out[at] = peers / (heads - 1) if heads > 1 else _NAN
     out[at + 1] = step - youngest if youngest != NEVER else _NAN
-    out[at + 2] = best if best > -1.0e9 else _NAN
+    out[at + 2] = best if best > _NOWHERE else _NAN
+    return at + 3
+
+
+@njit(cache=True, nogil=True)
+def _layers(sums: Records, heads: int, layer: int, step: int, out: Float32, at: int) -> int:
+    """below_1 .. heat, from the page's record in each layer"""
+    layers = len(sums)
     for i in range(3):
-        out[at + 3 + i] = memory.selecting[layer - 1 - i, page] / heads if layer > i else _NAN
-    out[at + 6] = memory.below[layer, page] / (layer * heads) if layer else _NAN
+        out[at + i] = _now(sums[layer - 1 - i], step) / heads if layer > i else _NAN
+    below, above, near, total = 0, 0, _ZERO, _ZERO
+    for other in range(layers):
+        record: Any = sums[other]
+        if other < layer:
+            below += _now(record, step)
+        elif other > layer:
+            above += _before(record, step)
+        heat = _heat(record, step) if other <= layer else _heat_before(record, step)
+        total += heat
+        if abs(other - layer) <= 2:
+            near += heat
     higher = layers - 1 - layer
-    out[at + 7] = memory.selected_before[layer + 1, page] / heads if higher else _NAN
-    out[at + 8] = memory.above[layer + 1, page] / (higher * heads) if higher else _NAN
-    near = np.float32(0.0)
-    for other in range(max(layer - 2, 0), min(layer + 3, layers)):
-        near += memory.heat[other, page] if other <= layer else memory.heat_before[other, page]
-    out[at + 9] = near
-    out[at + 10] = memory.heat_sum[layer, page]
-    return at + 11
+    out[at + 3] = below / (layer * heads) if layer else _NAN
+    out[at + 4] = _before(sums[layer + 1], step) / heads if higher else _NAN
+    out[at + 5] = above / (higher * heads) if higher else _NAN
+    out[at + 6] = near
+    out[at + 7] = total
+    return at + 8
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _now(record: Any, step: int) -> int:
+    """Heads that selected the page at `step`."""
+    heads: int = record.now if record.used_at == step else 0
+    return heads
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _before(record: Any, step: int) -> int:
+    """Heads that selected it at the step before."""
+    heads: int = record.before if record.used_at == step else record.now if record.used_at == step - 1 else 0
+    return heads
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _heat(record: Any, step: int) -> np.float32:
+    return np.float32(record.heat) * after(HEAT_DECAYS, step - record.used_at, 0) if record.used_at != NEVER else _ZERO
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _heat_before(record: Any, step: int) -> np.float32:
+    """As of the step before: what was added at `step` is taken off again."""
+    if record.used_at == NEVER:
+        return _ZERO
+    if record.used_at == step:
+        return np.float32((record.heat - record.now) / HEAT_DECAYS[1, 0])
+    return np.float32(record.heat) * after(HEAT_DECAYS, step - 1 - record.used_at, 0)

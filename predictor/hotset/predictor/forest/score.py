@@ -18,7 +18,7 @@ _BLOCK = 64
 """rows whose interval search is done together, so that it runs on vector units"""
 
 
-@njit(cache=True, boundscheck=False)
+@njit(cache=True, boundscheck=False, nogil=True)
 def add_scores(rows: Float32, tables: Tables, total: Float64) -> None:
     """Add the sum of one leaf a tree to total [m], for rows [m, F]."""
     columns, words = len(tables.column), tables.mask.shape[1]
