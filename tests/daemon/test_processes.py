@@ -3,96 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from sandbox import WAIT, Hotset, planned, until, write_trace
 
-from hotset.predictor.trace import TraceWriter, read_trace
-from hotset.protos.messages import AccessFlag
-from hotset.protos.trace import TraceMeta
+from hotset.predictor.trace import read_trace
 
 pytestmark = pytest.mark.e2e
-WAIT = 60.0
-META = TraceMeta(model="tiny", layers=4, kv_heads=2, page_size=4, selected=8, candidates=16, page_bytes=64)
 
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sequences of 150 steps whose selection drifts slowly, as real ones do."""
     folder = tmp_path_factory.mktemp("trace") / "log"
-    writer, rng = TraceWriter(folder, META, rows_per_part=1 << 20), np.random.default_rng(0)
-    heat = rng.normal(size=(2, 8, 60))
-    for step in range(150):
-        heat += rng.normal(scale=0.3, size=heat.shape)
-        for sequence in range(2):
-            pages = np.sort(np.argsort(-heat[sequence], axis=1)[:, :16].astype(np.int32), axis=1)
-            score = np.take_along_axis(heat[sequence], pages, axis=1)
-            flags = (np.argsort(np.argsort(-score, axis=1), axis=1) < 8) * np.uint8(AccessFlag.SELECTED)
-            scores = np.clip(150 + 20 * score, 0, 255).astype(np.uint8)
-            writer.append(
-                sequence=sequence, step=step, epoch=step, length=241 + step,
-                pages=pages, scores=scores, flags=flags.astype(np.uint8),
-            )  # fmt: skip
-    writer.close()
+    write_trace(folder)
     return folder
-
-
-class Hotset:
-    """Runs the command line in processes of its own, in a runtime folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.logs = folder / "logs"
-        self.folder = folder
-        self._environment = os.environ | {
-            "HOTSET_RUNTIME_DIR": str(folder / "run"), "HOTSET_MLFLOW": f"sqlite:///{folder}/mlflow.db",
-            "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-        self._started: list[subprocess.Popen[str]] = []
-
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
-        number = len(self._started)
-        with (self.folder / f"{number}.err").open("wb") as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "hotset.ops", *map(str, arguments)],
-                env=self._environment, stdout=subprocess.PIPE, stderr=errors, text=True,
-            )  # fmt: skip
-        self._started.append(process)
-        return process
-
-    def daemon(self, *arguments: object) -> subprocess.Popen[str]:
-        """A daemon that watches already."""
-        process = self.start("daemon", "--log-dir", self.logs, *arguments)
-        errors = self.folder / f"{len(self._started) - 1}.err"
-        until(lambda: "event=serving" in errors.read_text())
-        return process
-
-    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "hotset.ops", *map(str, arguments)],
-            env=self._environment, capture_output=True, text=True, check=False, timeout=WAIT,
-        )  # fmt: skip
-
-    def ps(self) -> list[dict[str, Any]]:
-        listed: list[dict[str, Any]] = json.loads(self.run("ps", "--json").stdout)
-        return listed
-
-    def statuses(self) -> list[dict[str, Any]]:
-        """Of all sessions so far, oldest first."""
-        read = [json.loads(path.read_text()) for path in self.logs.glob("*/status.json")]
-        return sorted(read, key=lambda status: float(status["started"]))
-
-    def close(self) -> None:
-        for process in self._started:
-            process.kill()
-            process.communicate()
 
 
 @pytest.fixture
@@ -102,20 +31,9 @@ def hotset(tmp_path: Path) -> Iterator[Hotset]:
     made.close()
 
 
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def planned(status: dict[str, Any]) -> int:
-    return int(status["counters"]["plans_sent"])
-
-
 def test_a_killed_daemon_is_replaced_and_decoding_never_waits(hotset: Hotset, trace: Path) -> None:
     first = hotset.daemon()
-    engine = hotset.start("play", trace, "--speed", 25, "--times", 4)
+    engine = hotset.start("play", trace, "--speed", 100, "--times", 8)
     until(lambda: hotset.statuses() and planned(hotset.statuses()[0]) > 20)
     first.send_signal(signal.SIGKILL)
     first.wait()
@@ -124,7 +42,7 @@ def test_a_killed_daemon_is_replaced_and_decoding_never_waits(hotset: Hotset, tr
     played = json.loads(engine.communicate(timeout=WAIT)[0])
     assert engine.returncode == 0
     assert second.wait(timeout=WAIT) == 0
-    assert played["steps"] == 600
+    assert played["steps"] == 1200
     assert played["plans"] > 40
     before, after = hotset.statuses()
     assert before["role"] == "controller"

@@ -9,14 +9,15 @@ from collections.abc import Callable
 
 from hotset.daemon.config import DaemonConfig
 from hotset.daemon.connection import Connection, Received
-from hotset.daemon.events import say
 from hotset.daemon.planner import Scorer
 from hotset.daemon.sidecar import Sidecar
 from hotset.protos.errors import HotsetError, ProtocolError
 from hotset.protos.messages import PROTOCOL_VERSION, Detach, Error, Heartbeat, Hello, Message, Step
 
+logger = logging.getLogger(__name__)
 WAIT_SECONDS = 0.2
 GREETING_SECONDS = 1.0
+MESSAGES_A_TURN = 256
 FINAL_ERRORS = frozenset({"version", "malformed", "too_large", "too_many_peers", "wrong_direction", "revoked"})
 """After these error codes the runtime does not want us back on this session."""
 
@@ -38,8 +39,6 @@ class Session:
         """
         self.sidecar: Sidecar | None = None
         self.ended = ""
-        self.turned = time.monotonic()
-        """When the last turn was over; whoever watches us sees here that we hang."""
         self._connection = connection
         self._config = config
         self._alive = alive
@@ -55,19 +54,14 @@ class Session:
             self.begin()
             while not stop.is_set() and not self.ended:
                 self.turn()
-                self.turned = time.monotonic()
         except HotsetError as error:
             reason = str(error)
-        except Exception as error:  # noqa: BLE001 - it is logged, with its traceback
+        except Exception as error:
             # A fault of ours must not take the other sessions along, nor the log of this one.
-            say(logging.ERROR, "session_failed", failure=error)
+            logger.exception("event=session_failed")
             reason = f"internal error: {error!r}"
         finally:
             self.finish(self.ended or reason)
-
-    def configure(self, config: DaemonConfig) -> None:
-        """From another thread: take these options from the next turn on."""
-        self._config = config
 
     def begin(self) -> None:
         """Ask for the lease. `run` does it; a simulation that takes the turns itself does, too."""
@@ -88,13 +82,15 @@ class Session:
         if received is None and not self._alive(arrived - self._heard):
             self.ended = "the decode process is gone"
         newest: Step | None = None
-        while received is not None:
+        taken = 0
+        while received is not None and not self.ended:
             self._heard = arrived
             newest = self._take(received) or newest
-            # Plan only from the newest of the steps that have piled up.
-            received = self._connection.receive(0)
+            taken += 1
+            # Plan only from the newest of the steps that have piled up; but a runtime that is faster than we are
+            # must not keep us from planning, nor from keeping the lease.
+            received = self._connection.receive(0) if taken < MESSAGES_A_TURN else None
         if self.sidecar is not None:
-            self.sidecar.configure(self._config)
             if newest is not None:
                 self.sidecar.plan(newest, arrived)
             self.sidecar.tend()
@@ -117,6 +113,10 @@ class Session:
     def _greeted(self, hello: Hello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
             raise ProtocolError(f"pid {hello.pid} speaks protocol {hello.protocol}, this daemon {PROTOCOL_VERSION}")
+        if self.sidecar is not None and hello.session != self.sidecar.status.about["session"]:
+            # ZeroMQ has connected us anew, to whoever listens at this address now: its pages are not those we know.
+            self.ended = "another runtime answers in its place"
+            return
         if self.sidecar is None:
             self.sidecar = Sidecar(hello, self._config, self._scorer, self._say, self._clock)
         self._keep_alive = hello.lease_seconds / 3
@@ -125,6 +125,9 @@ class Session:
     def _refused(self, error: Error) -> None:
         if error.code in FINAL_ERRORS:
             self.ended = f"{error.code}: {error.reason}"
+        elif error.code == "not_attached":
+            # A new connection, or a new runtime: the greeting will tell.
+            self.begin()
         elif self.sidecar is not None:
             self.sidecar.refused(error.reason)
 

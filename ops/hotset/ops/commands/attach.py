@@ -41,12 +41,12 @@ def attach(
     """See HELP."""
     from hotset.ops import runtimes
 
-    endpoint = runtimes.endpoint_of(target)
+    endpoint, curve = runtimes.endpoint_of(target), load_keys(keys)
     if control:
-        whom = {"pid": target} if target.isdigit() else {"endpoint": endpoint}
-        run_daemon({"log_dir": log_dir, **whom} | ({"keys": keys} if keys else {}))
+        pid = int(target) if target.isdigit() else None
+        run_daemon(log_dir=log_dir, pid=pid, endpoint=None if pid else endpoint, keys=curve)
         return
-    connection = runtimes.connect(endpoint, load_keys(keys))
+    connection = runtimes.connect(endpoint, curve)
     try:
         hello = runtimes.greet(connection, endpoint)
         typer.echo(f"pid {hello.pid}, {hello.model}, {hello.sequences} sequences; "

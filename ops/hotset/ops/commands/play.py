@@ -30,6 +30,7 @@ def play(
     speed: Annotated[float, typer.Option(min=0, help="Steps a second; 0: as fast as possible.")] = 20.0,
     times: Annotated[int, typer.Option(min=1, help="Play it so many times, as new sequences.")] = 1,
     sequences: Annotated[int, typer.Option(min=0, help="Play only the first so many; 0: all.")] = 0,
+    check: Annotated[bool, typer.Option("--check", help="Check the pool's integrity after every step.")] = False,
 ) -> None:
     """See HELP."""
     import json
@@ -47,6 +48,8 @@ def play(
         player = TracePlayer(reader.meta, chosen, link, geometry)
         start = time.monotonic()
         while player.step():
+            if check:
+                player.pool.check_integrity()
             if speed:
                 time.sleep(max(0.0, start + player.played.steps / speed - time.monotonic()))
     typer.echo(json.dumps(asdict(player.played)))

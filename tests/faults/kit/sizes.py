@@ -1,0 +1,14 @@
+"""How much the fault tests do: little by default, the full sizes of docs/faults.md by `make soak`."""
+
+from __future__ import annotations
+
+import os
+
+ROUNDS = int(os.environ.get("HOTSET_FAULT_ROUNDS", "8"))
+"""Kills and stops of either side at random moments."""
+MESSAGES = int(os.environ.get("HOTSET_FAULT_MESSAGES", "30000"))
+"""Fuzzed messages over the socket."""
+STEPS = int(os.environ.get("HOTSET_FAULT_STEPS", "5000"))
+"""Steps of the soak for leaks."""
+SEED = int(os.environ.get("HOTSET_FAULT_SEED", "0"))
+"""Of every random choice here; a test that fails is repeated with the seed that it names."""
