@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from hotset.daemon.config import PlanRules
 from hotset.daemon.heat import Heat, nominate
-from hotset.daemon.planner import Planner, PlanRules, choose_prefetch, score
+from hotset.daemon.planner import Planner, choose_prefetch, score
 from hotset.daemon.state import SequenceState, SessionState
 from hotset.protos.heat import CEILING, DECAY, EPSILON, FLOOR
 from hotset.protos.messages import Geometry, SequenceOpen, Step

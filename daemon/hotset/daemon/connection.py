@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from hotset.protos.messages import Attach, Message
-from hotset.protos.transport import ClientTransport
+from hotset.protos.transport import ClientTransport, CurveKeys
 from hotset.protos.wire import UnknownTypeError, decode, encode
+
+
+def client_keys(folder: Path) -> CurveKeys:
+    """A client's CURVE keys: `client.key_secret` and the runtime's `server.key` in `folder`.
+
+    Raises ProtocolError if a file is missing or no certificate.
+    """
+    return CurveKeys.load(folder / "client.key_secret", [folder / "server.key"])
 
 
 class Received(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from hotset.daemon.config import PlanRules
 from hotset.daemon.heat import nominate
 from hotset.daemon.state import SequenceState, SessionState
 from hotset.protos.messages import Plan
@@ -38,20 +39,6 @@ class Scorer(Protocol):
 
     def values(self, sequence: SequenceState, lanes: Int32, pages: Int32) -> Float32:
         """Values of `pages` of `lanes`, all [m]."""
-
-
-@dataclass(frozen=True)
-class PlanRules:
-    """How wide and how long a plan looks."""
-
-    horizon: int = 4
-    """A plan is worthless this many steps after the one it was made from."""
-    recent: int = 4
-    """A page that is not resident may be prefetched if it was a candidate within this many steps."""
-    margin: float = 1.0
-    """A prefetch must be hotter than the page it pushes out by this much: 1 is half the time to next use."""
-    rows: int = 1 << 15
-    """Pages scored in one plan at most, about; beyond that the lanes take turns."""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ import threading
 import time
 from pathlib import Path
 
+from hotset.daemon.events import say
 from hotset.daemon.state import LaneStep
 from hotset.predictor.trace import TraceWriter
 from hotset.protos.errors import TraceError
 from hotset.protos.messages import Hello
 from hotset.protos.trace import TraceMeta
 
-logger = logging.getLogger(__name__)
 QUEUE = 4096
 
 
@@ -91,7 +91,7 @@ class Recorder:
                 self._append(part, epoch)
         except (OSError, TraceError) as error:
             self.failed = str(error)
-            logger.error("event=log_failed folder=%s reason=%r", self.folder, self.failed)
+            say(logging.ERROR, "log_failed", folder=str(self.folder), reason=self.failed)
 
     def _append(self, part: LaneStep, epoch: int) -> None:
         self._writer.append(

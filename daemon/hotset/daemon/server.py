@@ -8,9 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from hotset.daemon.config import DaemonConfig
-from hotset.daemon.connection import Connection
+from hotset.daemon import logs
+from hotset.daemon.bell import Bell
+from hotset.daemon.config import DaemonConfig, with_live
+from hotset.daemon.connection import Connection, client_keys
+from hotset.daemon.events import say
 from hotset.daemon.metrics import serve_metrics
+from hotset.daemon.notify import Notifier
 from hotset.daemon.planner import Scorer
 from hotset.daemon.scorers import HeuristicScorer, LearnedScorer
 from hotset.daemon.session import Session
@@ -19,8 +23,6 @@ from hotset.daemon.warmup import warm_up
 from hotset.protos import discovery
 from hotset.protos.errors import HotsetError
 from hotset.protos.transport import ZmqClient
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,10 +34,19 @@ class _Served:
 class Daemon:
     """Watches the runtime folder (or one endpoint). `serve` returns when `stop` was called or its work is done."""
 
-    def __init__(self, config: DaemonConfig) -> None:
-        """Raises HotsetError if the model cannot be loaded, the pid is not there or the folder not private."""
+    def __init__(self, config: DaemonConfig, read: Callable[[], DaemonConfig] | None = None) -> None:
+        """`read` gives the configuration anew for a reload, or raises HotsetError.
+
+        Raises HotsetError if the model or keys cannot be loaded, the pid is not there or the folder not private.
+        """
         self.config = config
+        self.stopping = False
+        self._read = read
+        self._reload_asked = False
+        self._bell = Bell()
+        self._notifier = Notifier()
         self._stop = threading.Event()
+        self._keys = None if config.keys is None else client_keys(config.keys)
         self._served: dict[str, _Served] = {}
         self._finished: set[str] = set()
         self._listed: set[str] = set()
@@ -52,27 +63,64 @@ class Daemon:
 
     def stop(self) -> None:
         """Make `serve` finish its logs and return. Safe in a signal handler."""
-        self._stop.set()
+        self.stopping = True
+        self._bell.ring()
+
+    def ask_reload(self) -> None:
+        """Make `serve` read the configuration again. Safe in a signal handler."""
+        self._reload_asked = True
+        self._bell.ring()
 
     def serve(self) -> None:
         """Serve every decode process that appears. Logs of sessions are whole when this returns."""
         exporter = None if self.config.metrics_port is None else serve_metrics(self, self.config.metrics_port)
         try:
             warm_up(self._scorer)
-            logger.info("event=serving folder=%s logs=%s", self._folder, self.config.log_dir.absolute())
-            while not self._stop.is_set() and not self._done():
-                self._watch()
-                self._stop.wait(self.config.poll_seconds)
+            say(logging.INFO, "serving", folder=str(self._folder), logs=str(self.config.log_dir.absolute()))
+            self._notifier.ready()
+            while not self.stopping and not self._done():
+                self._turn()
+                self._bell.wait(self.config.poll_seconds)
         finally:
-            self._stop.set()
-            for served in self._served.values():
-                served.thread.join()
+            self._finish()
             if exporter is not None:
                 exporter.close()
 
+    def _turn(self) -> None:
+        if self._reload_asked:
+            self._reload_asked = False
+            self._reload()
+        self._watch()
+        self._notifier.alive()
+
+    def _finish(self) -> None:
+        say(logging.INFO, "stopping", sessions=len(self._served))
+        self._notifier.stopping()
+        self._stop.set()
+        for served in self._served.values():
+            served.thread.join()
+        self._bell.close()
+
+    def _reload(self) -> None:
+        if self._read is None:
+            return
+        self._notifier.reloading()
+        try:
+            self.config, changed, kept = with_live(self.config, self._read())
+        except HotsetError as error:
+            say(logging.ERROR, "config_refused", mistakes=str(error).splitlines())
+        else:
+            logs.set_level(self.config.log_level)
+            for served in self._served.values():
+                served.session.configure(self.config)
+            if kept:
+                say(logging.WARNING, "config_kept", keys=kept)
+            say(logging.INFO, "config_reloaded", changed=changed)
+        self._notifier.ready()
+
     def _watch(self) -> None:
         for name in [name for name, served in self._served.items() if not served.thread.is_alive()]:
-            logger.info("event=session_ended session=%s reason=%r", name[:8], self._served[name].session.ended)
+            say(logging.INFO, "session_ended", session=name[:8], reason=self._served[name].session.ended)
             # Not served again: it ended, refused us, or somebody asked us to let go.
             self._finished.add(name)
             del self._served[name]
@@ -89,9 +137,9 @@ class Daemon:
         if name in self._served or name in self._finished:
             return
         try:
-            client = ZmqClient(endpoint, keys=self.config.keys)
+            client = ZmqClient(endpoint, keys=self._keys)
         except HotsetError as error:
-            logger.warning("event=attach_failed endpoint=%s reason=%r", endpoint, str(error))
+            say(logging.WARNING, "attach_failed", endpoint=endpoint, reason=str(error))
             self._finished.add(name)
             return
         session = Session(Connection(client, self.config.name), self.config, alive, self._scorer)

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 from hotset.daemon.config import DaemonConfig
 from hotset.daemon.connection import Connection, Received
+from hotset.daemon.events import say
 from hotset.daemon.planner import Scorer
 from hotset.daemon.sidecar import Sidecar
 from hotset.protos.errors import HotsetError, ProtocolError
 from hotset.protos.messages import PROTOCOL_VERSION, Detach, Error, Heartbeat, Hello, Message, Step
 
-logger = logging.getLogger(__name__)
 WAIT_SECONDS = 0.2
 GREETING_SECONDS = 1.0
 MESSAGES_A_TURN = 256
@@ -39,6 +39,8 @@ class Session:
         """
         self.sidecar: Sidecar | None = None
         self.ended = ""
+        self.turned = time.monotonic()
+        """When the last turn was over; whoever watches us sees here that we hang."""
         self._connection = connection
         self._config = config
         self._alive = alive
@@ -54,14 +56,19 @@ class Session:
             self.begin()
             while not stop.is_set() and not self.ended:
                 self.turn()
+                self.turned = time.monotonic()
         except HotsetError as error:
             reason = str(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is logged, with its traceback
             # A fault of ours must not take the other sessions along, nor the log of this one.
-            logger.exception("event=session_failed")
+            say(logging.ERROR, "session_failed", failure=error)
             reason = f"internal error: {error!r}"
         finally:
             self.finish(self.ended or reason)
+
+    def configure(self, config: DaemonConfig) -> None:
+        """From another thread: take these options from the next turn on."""
+        self._config = config
 
     def begin(self) -> None:
         """Ask for the lease. `run` does it; a simulation that takes the turns itself does, too."""
@@ -91,6 +98,7 @@ class Session:
             # must not keep us from planning, nor from keeping the lease.
             received = self._connection.receive(0) if taken < MESSAGES_A_TURN else None
         if self.sidecar is not None:
+            self.sidecar.configure(self._config)
             if newest is not None:
                 self.sidecar.plan(newest, arrived)
             self.sidecar.tend()

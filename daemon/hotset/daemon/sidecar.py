@@ -67,6 +67,13 @@ class Sidecar:
         self._trained_at = 0
         self._asked = -ASK_SECONDS
 
+    def configure(self, config: DaemonConfig) -> None:
+        """Take what may change at run time from these options."""
+        if config is not self._config:
+            self._config = config
+            self._planner.rules, self._scoring.most = config.rules, config.rules.rows
+            self._budget.gbps = config.link_gbps
+
     def greeted(self, hello: Hello) -> None:
         """The runtime says whether we hold the lease; may come again."""
         self.status.epoch = max(self.status.epoch, hello.epoch)

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hotset.daemon.events import say
 from hotset.protos.discovery import write_atomically
 
-logger = logging.getLogger(__name__)
 FILE_NAME = "status.json"
 WRITE_SECONDS = 1.0
 
@@ -66,9 +66,8 @@ class SessionStatus:
     def phase(self, name: str, **details: Any) -> None:
         """Note a turn of events (attach, heuristic, swap, ...), log it and write the file."""
         self.phases.append({"phase": name, "epoch": self.epoch, "time": time.time(), **details})
-        said = " ".join(f"{key}={value!r}" for key, value in details.items())
         pid, session = self.about.get("pid"), str(self.about.get("session", ""))[:8]
-        logger.info("event=%s pid=%s session=%s epoch=%d %s", name, pid, session, self.epoch, said)
+        say(logging.INFO, name, pid=pid, session=session, epoch=self.epoch, **details)
         self.write()
 
     def planned(self, seconds: float) -> None:
@@ -110,4 +109,4 @@ class SessionStatus:
         try:
             write_atomically(self.path, json.dumps(self.as_dict(), indent=1))
         except OSError as error:
-            logger.warning("event=status_failed path=%s reason=%r", self.path, str(error))
+            say(logging.WARNING, "status_failed", path=str(self.path), reason=str(error))

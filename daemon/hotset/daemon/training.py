@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import subprocess
 import sys
@@ -16,10 +15,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hotset.daemon.scorers import LearnedScorer
 from hotset.protos.errors import ModelError
 
-logger = logging.getLogger(__name__)
 JOB_MODULE = "hotset.training.job"
 RESULT_NAME = "result.json"
 NICENESS = 15
+_children: set[subprocess.Popen[bytes]] = set()
+
+
+def kill_all() -> None:
+    """End every training now; for a daemon that does not wait for its own end."""
+    for child in list(_children):
+        child.kill()
 
 
 class TrainingResult(BaseModel):
@@ -47,6 +52,7 @@ class Training:
         command = [sys.executable, "-m", JOB_MODULE, "--log", str(log), "--out", str(folder), *arguments]
         with (folder / "output.txt").open("wb") as output:
             self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        _children.add(self._child)
         # The child lowers nobody but itself, and a fork hook in a threaded process would be unsafe.
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, self._child.pid, NICENESS)
@@ -66,6 +72,7 @@ class Training:
 
     def _finish(self) -> None:
         code = self._child.wait()
+        _children.discard(self._child)
         try:
             if code != 0:
                 raise ModelError(f"the training job ended with {code}: {self._last_line()}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hotset.daemon.planner import Planner, PlanRules, Scorer
+from hotset.daemon.config import PlanRules
+from hotset.daemon.planner import Planner, Scorer
 from hotset.daemon.state import SessionState
 from hotset.protos.messages import Geometry, SequenceOpen, Step
 from hotset.protos.wire import decode, encode

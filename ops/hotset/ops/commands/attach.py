@@ -41,12 +41,12 @@ def attach(
     """See HELP."""
     from hotset.ops import runtimes
 
-    endpoint, curve = runtimes.endpoint_of(target), load_keys(keys)
+    endpoint = runtimes.endpoint_of(target)
     if control:
-        pid = int(target) if target.isdigit() else None
-        run_daemon(log_dir=log_dir, pid=pid, endpoint=None if pid else endpoint, keys=curve)
+        whom = {"pid": target} if target.isdigit() else {"endpoint": endpoint}
+        run_daemon({"log_dir": log_dir, **whom} | ({"keys": keys} if keys else {}))
         return
-    connection = runtimes.connect(endpoint, curve)
+    connection = runtimes.connect(endpoint, load_keys(keys))
     try:
         hello = runtimes.greet(connection, endpoint)
         typer.echo(f"pid {hello.pid}, {hello.model}, {hello.sequences} sequences; "
