@@ -21,19 +21,19 @@ def held_level(state: ResidencyState) -> int:
 def hold_slots(state: ResidencyState, count: int, policy: str) -> int:
     """Hold up to `count` more slots and evict what they hold; return how many. Only between steps.
 
-    Free slots go first, then reserved and live ones, worst value first. PINNED and FILLING slots are never taken,
+    Free slots go first, then reserved and then live ones, worst value first. PINNED and FILLING slots are never taken,
     so fewer may be held than asked for; ask again when they have been sealed or have arrived.
     """
-    kind = state.state
-    # Free before reserved before live, and the coldest first among equals.
-    rank = torch.where(kind == FREE, 3, torch.where(kind == RESERVED, 2, torch.where(kind == LIVE, 1, 0)))
-    cold = effective_value(state, policy)
-    order = torch.argsort(cold, descending=True, stable=True)
-    order = order[torch.argsort(rank[order], descending=True, stable=True)]
-    taken = order[: min(count, int((rank > 0).sum()))]
-    evict_pages(state, taken)
-    state.state[taken] = HELD
-    return taken.numel()
+    done = 0
+    for kind in (FREE, RESERVED, LIVE):
+        slots = torch.nonzero(state.state == kind).flatten()
+        wanted = min(count - done, slots.numel())
+        if kind != FREE and wanted < slots.numel():
+            slots = slots[torch.topk(effective_value(state, policy)[slots], wanted).indices]
+        evict_pages(state, slots[:wanted])
+        state.state[slots[:wanted]] = HELD
+        done += wanted
+    return done
 
 
 def give_back_slots(state: ResidencyState, count: int) -> int:

@@ -24,6 +24,11 @@ class HostLink:
         self._turn = threading.Condition()
         self.busy_seconds = 0.0
 
+    @property
+    def demanded(self) -> bool:
+        """Whether demand is on the link or waits for it."""
+        return self._demands > 0
+
     @contextmanager
     def carrying(self, size: int, *, demand: bool) -> Iterator[None]:
         """Around a copy of `size` bytes: ends no sooner than the link would have carried them."""

@@ -95,17 +95,14 @@ class ResidencyManager:
     # Tails: pinned from their first token until they are sealed.
 
     def open_tail(self, group: int) -> None:
-        """Pin one zeroed slot for every lane of `group`, held ones first. Raises CapacityError if there are too few."""
+        """Pin one zeroed slot for every lane of `group`, held ones first. Only between steps, as nothing is in use.
+
+        Raises CapacityError if the pool cannot give them.
+        """
         pages = self.pages_of(torch.tensor([group])).flatten()
         self._ensure_evictable(pages.numel())
-        lent = lend_slots(self.state, pages)
-        try:
-            slots = torch.cat((lent, self._resolve(pages[lent.numel() :].to(torch.int32)).slots.long()))
-        except PoolTooSmallError:
-            self._vacate(lent)
-            raise
-        self.rows[slots] = 0
-        self.state.state[slots] = PINNED
+        self._hold(pages.numel() - held_level(self.state))
+        self.rows[lend_slots(self.state, pages)] = 0
         self._loaded.append(pages)
 
     def copy_tail(self, source: int, target: int) -> None:
@@ -126,7 +123,8 @@ class ResidencyManager:
         """Copy the tail of a sequence that pauses to the host and free its slots: [lanes, 2, page_size, D]."""
         slots = self.state.slot_of[self.pages_of(torch.tensor([group])).flatten()].long()
         rows = self.rows[slots].cpu()
-        self._vacate(slots)
+        evict_pages(self.state, slots)
+        self.state.state[slots] = FREE
         self.moved.tail_pages += slots.numel()
         return rows
 
@@ -177,14 +175,18 @@ class ResidencyManager:
         before = self.hot_slots()
         if before > wanted:
             hold_slots(self.state, before - wanted, self.policy)
+            self._keep_evicted()
         elif before < wanted:
             give_back_slots(self.state, wanted - before)
         if before != wanted:
             self._set_watermarks(self.hot_slots())
 
-    def _vacate(self, slots: torch.Tensor) -> None:
-        evict_pages(self.state, slots)
-        self.state.state[slots] = FREE
+    def _hold(self, count: int) -> None:
+        short = count - hold_slots(self.state, count, self.policy) if count > 0 else 0
+        if short:
+            self.commit_prefetches(wait=True)
+            hold_slots(self.state, short, self.policy)
+        self._keep_evicted()
 
     def _set_watermarks(self, slots: int) -> None:
         self.low = max(1, slots // 32)
@@ -261,6 +263,7 @@ class ResidencyManager:
         stored = pages < 0
         inside = (pages >= 0) & (pages < self.state.slot_of.numel())
         stored[inside] = self.backing.has(pages[inside].long())
+        self._keep_evicted()
         begun, slots, counts = begin_prefetch(self.state, pages[stored], generations[stored], keep=self.low)
         groups = begun.long() // self.lanes
         self._prefetcher.start(begun.long(), slots.long(), self.state.generation[groups].long())
