@@ -3,22 +3,54 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
+import urllib.error
 import urllib.request
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from hotset.daemon.metrics import serve_metrics
-from hotset.daemon.status import SessionCounters, SessionStatus
+from hotset.daemon.http import MOST_CONNECTIONS, Endpoint
+from hotset.daemon.metrics import ProcessStatus
+from hotset.daemon.status import SessionCounters, SessionGauges, SessionStatus
 from hotset.daemon.training import read_result
 from hotset.protos import metrics
 from hotset.protos.errors import HotsetError, ModelError
+from hotset.protos.messages import Advice
 
 
 class Source:
-    def __init__(self, *statuses: SessionStatus) -> None:
+    """A daemon that says what it is told to."""
+
+    uptime = 12.0
+
+    def __init__(self, *statuses: SessionStatus, hangs: str = "", waits: str = "") -> None:
         self.statuses = statuses
+        self.process = ProcessStatus(started=0.0, sessions_ended=4)
+        self._hangs, self._waits = hangs, waits
+
+    def unhealthy(self) -> list[str]:
+        return [self._hangs] if self._hangs else []
+
+    def unready(self) -> list[str]:
+        return [self._waits] if self._waits else []
+
+
+def get(source: Source, path: str, accept: str = "") -> tuple[int, str, str]:
+    """Status, content type and body of one request."""
+    endpoint = Endpoint(source, "127.0.0.1", 0)
+    request = urllib.request.Request(f"http://127.0.0.1:{endpoint.port}{path}", headers={"Accept": accept})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, answer.headers["Content-Type"], answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers["Content-Type"], error.read().decode()
+    finally:
+        endpoint.close()
 
 
 @pytest.fixture
@@ -53,38 +85,112 @@ def test_a_status_that_cannot_be_written_is_logged(tmp_path: Path, caplog: pytes
     assert "event=status_failed" in caplog.text
 
 
-def test_every_counter_is_a_metric() -> None:
+def test_every_counter_and_gauge_is_a_metric(status: SessionStatus) -> None:
     assert {f.name for f in fields(SessionCounters)} == {*metrics.COUNTERS, "entries_rejected"}
+    held = {f.name for f in fields(SessionGauges)}
+    assert held <= metrics.GAUGES.keys()
+    for name in metrics.GAUGES.keys() - held:
+        assert status.known(name) == 0
     assert len({metric.name for metric in metrics.ALL}) == len(metrics.ALL)
     for metric in metrics.ALL:
         assert metric.name.startswith("hotset_")
         assert metric.name.endswith("_total") == (metric.kind == "counter")
+        assert not metric.help[0].islower()
+        assert not metric.help.endswith(".")
 
 
-def test_the_endpoint_shows_the_sessions(status: SessionStatus) -> None:
+def values(text: str) -> dict[str, float]:
+    """Samples of an exposition by name and labels, as Prometheus' own parser reads them."""
+    return {
+        sample.name + "".join(f" {k}={v}" for k, v in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_the_endpoint_shows_sessions_and_process(status: SessionStatus) -> None:
     for number, name in enumerate(asdict(status.counters)):
         if name != "entries_rejected":
             setattr(status.counters, name, number)
     status.counters.entries_rejected = {"late": 3}
     status.role, status.source = "controller", "learned"
-    exporter = serve_metrics(Source(status), 0)
+    status.gauges.drift = 0.25
+    for seconds in (0.0005, 0.003, 0.003, 7.0):
+        status.planned(seconds)
+    status.advised(Advice(number=1, concurrency=5))
+    code, kind, text = get(Source(status), "/metrics")
+    assert (code, kind.partition(";")[0]) == (200, "text/plain")
+    read, labels = values(text), "model=m pid=7"
+    assert read[f"hotset_steps_received_total {labels} session=s1"] == 0
+    assert read[f"hotset_hits_total {labels} session=s1"] == 2
+    assert read[f"hotset_plan_entries_rejected_total {labels} reason=late session=s1"] == 3
+    assert read[f"hotset_learned {labels} session=s1"] == 1
+    assert read[f"hotset_feature_drift_max {labels} session=s1"] == 0.25
+    assert read[f"hotset_advised_sequences {labels} session=s1"] == 5
+    assert f"hotset_advised_hot_slots {labels} session=s1" not in read
+    within = {
+        border: read[f"hotset_plan_seconds_bucket le={border} {labels} session=s1"] for border in ("0.002", "+Inf")
+    }
+    assert within == {"0.002": 1, "+Inf": 4}
+    assert read["hotset_plan_seconds_count model=m pid=7 session=s1"] == 4
+    assert read["hotset_sessions role=controller"] == 1
+    assert read["hotset_sessions role=standby"] == 0
+    assert read["hotset_sessions_ended_total"] == 4
+    assert read["hotset_uptime_seconds"] == 12
+    assert "process_resident_memory_bytes" in read
+
+
+def test_a_session_that_ended_is_shown_no_more(status: SessionStatus) -> None:
+    assert "session=s1" in " ".join(values(get(Source(status), "/metrics")[2]))
+    assert "session=" not in " ".join(values(get(Source(), "/metrics")[2]))
+
+
+def test_open_metrics_are_served_to_who_asks() -> None:
+    _, kind, text = get(Source(), "/metrics", "application/openmetrics-text; version=1.0.0")
+    assert kind.startswith("application/openmetrics-text")
+    assert text.endswith("# EOF\n")
+
+
+def test_health_and_readiness_give_reasons() -> None:
+    source = Source(hangs="session ab hangs", waits="compiling")
+    code, kind, body = get(source, "/healthz")
+    assert (code, kind, json.loads(body)) == (
+        503, "application/json", {"healthy": False, "reasons": ["session ab hangs"]}
+    )  # fmt: skip
+    assert (get(source, "/readyz")[0], json.loads(get(source, "/readyz")[2])["reasons"]) == (503, ["compiling"])
+    assert json.loads(get(Source(), "/readyz?verbose")[2]) == {"ready": True, "reasons": []}
+    assert get(Source(), "/healthz")[0] == 200
+    assert get(Source(), "/")[0] == 404
+
+
+def test_too_many_connections_are_closed_and_do_not_stop_later_ones() -> None:
+    endpoint = Endpoint(Source(), "127.0.0.1", 0)
+    idle = [socket.create_connection(("127.0.0.1", endpoint.port)) for _ in range(MOST_CONNECTIONS)]
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{exporter.port}/metrics") as answer:
-            text = answer.read().decode()
+        with socket.create_connection(("127.0.0.1", endpoint.port)) as late:
+            late.settimeout(10)
+            assert late.recv(1) == b""
+        for held in idle:
+            held.close()
+        end = time.monotonic() + 10
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{endpoint.port}/healthz") as answer:
+                    assert answer.status == 200
+                break
+            except OSError:
+                # The server may not have noticed yet that they are gone.
+                assert time.monotonic() < end
+                time.sleep(0.02)
     finally:
-        exporter.close()
-    labels = 'model="m",pid="7"'
-    assert f'hotset_steps_received_total{{{labels},session="s1"}} 0.0' in text
-    assert f'hotset_hits_total{{{labels},session="s1"}} 2.0' in text
-    assert f'hotset_plan_entries_rejected_total{{{labels},reason="late",session="s1"}} 3.0' in text
-    assert f'hotset_learned{{{labels},session="s1"}} 1.0' in text
+        endpoint.close()
 
 
 def test_a_port_that_is_taken_is_one_error() -> None:
-    held = serve_metrics(Source(), 0)
+    held = Endpoint(Source(), "127.0.0.1", 0)
     try:
         with pytest.raises(HotsetError, match="cannot serve metrics"):
-            serve_metrics(Source(), held.port)
+            Endpoint(Source(), "127.0.0.1", held.port)
     finally:
         held.close()
 

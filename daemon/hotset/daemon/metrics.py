@@ -1,88 +1,126 @@
-"""Prometheus endpoint: reads the sessions' status when it is scraped."""
+"""Turns what the daemon and its sessions know into the metrics of `hotset.protos.metrics`, when it is scraped."""
 
 from __future__ import annotations
 
-import threading
+import platform
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
 from typing import Protocol
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from hotset.daemon.status import SessionStatus
 from hotset.protos import metrics
-from hotset.protos.errors import HotsetError
+
+
+@dataclass
+class ProcessStatus:
+    """What the daemon as a whole did. Written by its serving thread only."""
+
+    started: float
+    sessions_ended: int = 0
+    reloads: dict[str, int] = field(default_factory=lambda: {"taken": 0, "refused": 0})
 
 
 class Source(Protocol):
-    """Whoever knows the sessions that are served now."""
+    """Whoever knows the sessions that are served now, and how the daemon is."""
+
+    process: ProcessStatus
 
     @property
     def statuses(self) -> Sequence[SessionStatus]:
-        """Their status."""
-
-
-class Exporter:
-    """A running HTTP endpoint."""
-
-    def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
-        self._server, self._thread = server, thread
+        """Of the sessions."""
 
     @property
-    def port(self) -> int:
-        """The port, also if any free one was asked for."""
-        return int(self._server.server_port)
+    def uptime(self) -> float:
+        """Seconds since the start."""
 
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def unhealthy(self) -> list[str]:
+        """Reasons to restart the daemon; none if it is well."""
 
-
-def serve_metrics(source: Source, port: int) -> Exporter:
-    """Listen on localhost; port 0 takes any free one. Raises HotsetError if the port is taken."""
-    registry = CollectorRegistry()
-    registry.register(SessionCollector(source))
-    try:
-        return Exporter(*start_http_server(port, addr="127.0.0.1", registry=registry))
-    except OSError as error:
-        raise HotsetError(f"cannot serve metrics on port {port}: {error.strerror}; choose another") from None
+    def unready(self) -> list[str]:
+        """Reasons why it does not serve (yet, any more); none if it does."""
 
 
-class SessionCollector(Collector):
-    """Turns `SessionStatus` into metric families named by `hotset.protos.metrics`."""
+class DaemonCollector(Collector):
+    """One sample a metric, or one a session and metric; a session that has ended is not shown."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
 
     def collect(self) -> Iterator[Family]:
-        """One sample a session and metric."""
-        families = {metric.name: _family(metric) for metric in metrics.ALL}
+        """All families, those without samples too."""
+        families = {metric.name: _family(metric) for metric in metrics.ALL if metric.kind != "histogram"}
+        plans = HistogramMetricFamily(
+            metrics.PLAN_SECONDS.name, metrics.PLAN_SECONDS.help, labels=metrics.SESSION_LABELS
+        )
         for status in self._source.statuses:
             labels = [str(status.about.get(key, "")) for key in metrics.SESSION_LABELS]
-            for name, more, value in _samples(status):
-                families[name].add_metric([*labels, *more], value)
+            for metric, more, value in session_samples(status):
+                families[metric.name].add_metric([*labels, *more], value)
+            plans.add_metric(labels, _buckets(status), status.plan_seconds_sum)
+        for metric, labels, value in _process_samples(self._source):
+            families[metric.name].add_metric(labels, value)
         yield from families.values()
+        yield plans
+
+
+def registry_of(source: Source) -> CollectorRegistry:
+    """The daemon's metrics, and those of the Python process that every client of Prometheus has."""
+    registry = CollectorRegistry()
+    registry.register(DaemonCollector(source))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+Sample = tuple[metrics.Metric, list[str], float]
+
+
+def session_samples(status: SessionStatus) -> Iterator[Sample]:
+    """What one session shows; gauges that are not known are left out."""
+    for name, metric in metrics.COUNTERS.items():
+        yield metric, [], getattr(status.counters, name)
+    for reason, count in status.counters.entries_rejected.copy().items():
+        yield metrics.REJECTED, [reason], count
+    for name, metric in metrics.GAUGES.items():
+        value = getattr(status.gauges, name) if hasattr(status.gauges, name) else status.known(name)
+        if value is not None:
+            yield metric, [], float(value)
+
+
+def _process_samples(source: Source) -> Iterator[Sample]:
+    yield metrics.BUILD_INFO, [_version(), platform.python_version()], 1
+    yield metrics.UPTIME, [], source.uptime
+    yield metrics.READY, [], not source.unready()
+    roles = Counter(status.role for status in source.statuses)
+    for role in ("controller", "standby"):
+        yield metrics.SESSIONS, [role], roles[role]
+    yield metrics.SESSIONS_ENDED, [], source.process.sessions_ended
+    for result, count in source.process.reloads.items():
+        yield metrics.RELOADS, [result], count
 
 
 def _family(metric: metrics.Metric) -> CounterMetricFamily | GaugeMetricFamily:
     kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    return kind(metric.name, metric.help, labels=[*metrics.SESSION_LABELS, *metric.labels])
+    own = metrics.SESSION_LABELS if metric in metrics.SESSION else ()
+    return kind(metric.name, metric.help, labels=[*own, *metric.labels])
 
 
-def _samples(status: SessionStatus) -> Iterator[tuple[str, list[str], float]]:
-    for field, metric in metrics.COUNTERS.items():
-        yield metric.name, [], getattr(status.counters, field)
-    for reason, count in status.counters.entries_rejected.copy().items():
-        yield metrics.REJECTED.name, [reason], count
-    yield metrics.EPOCH.name, [], status.epoch
-    yield metrics.CONTROLLER.name, [], status.role == "controller"
-    yield metrics.SEQUENCES.name, [], status.sequences
-    yield metrics.RESERVE.name, [], status.reserve
-    yield metrics.LEARNED.name, [], status.source == "learned"
-    for quantile, seconds in status.plan_quantiles().items():
-        yield metrics.PLAN_SECONDS.name, [quantile], seconds
+def _buckets(status: SessionStatus) -> list[tuple[str, float]]:
+    borders = [*map(str, metrics.PLAN_BUCKETS), "+Inf"]
+    return list(zip(borders, map(float, accumulate(status.plans_within)), strict=True))
+
+
+def _version() -> str:
+    try:
+        return version("hotset")
+    except PackageNotFoundError:
+        return "unknown"

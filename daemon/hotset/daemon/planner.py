@@ -58,6 +58,8 @@ class Planner:
         self.number = 0
         self.scored = 0
         """Pages that the last plan scored."""
+        self.scored_share = 1.0
+        """Share of the lanes that it scored."""
         self._lane = 0
 
     def plan(self, state: SessionState, scorer: Scorer, prefetch_pages: int, rows: int | None = None) -> Plan:
@@ -67,7 +69,7 @@ class Planner:
         """
         lanes = self._turn(state, self.rules.rows if rows is None else rows)
         scored = score(state, scorer, self.rules.recent, self._lane, lanes)
-        self.scored = len(scored.pages)
+        self.scored, self.scored_share = len(scored.pages), min(1.0, lanes / state.geometry.lanes)
         self._lane = (self._lane + lanes) % state.geometry.lanes
         # A lane that waits for its turn must not lose its values before it comes.
         turns = -(-state.geometry.lanes // lanes)

@@ -35,6 +35,8 @@ class Recorder:
         self.folder = folder
         self.logged = 0
         self.dropped = 0
+        self.written = 0
+        """Bytes on disk, as of the last flush."""
         self.failed = ""
         self._writer = TraceWriter(folder, meta, rows_per_part=rows_per_part)
         self._flush_seconds = flush_seconds
@@ -87,6 +89,7 @@ class Recorder:
         try:
             if part is None:
                 self._writer.flush()
+                self.written = sum(part.stat().st_size for part in self.folder.glob("part-*"))
             else:
                 self._append(part, epoch)
         except (OSError, TraceError) as error:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hotset.daemon.planner import Scorer
 from hotset.daemon.scorers import HeuristicScorer, LearnedScorer
 from hotset.daemon.state import LaneStep
-from hotset.predictor.guard import Guard
+from hotset.predictor.guard import Guard, GuardReport
 from hotset.protos.messages import AccessFlag, Geometry
 
 
@@ -32,11 +32,16 @@ class Rule:
         return self.learned
 
     @property
+    def report(self) -> GuardReport | None:
+        """What the guard saw in its last window; None while there is no model to judge."""
+        return None if self._guard is None else self._guard.report
+
+    @property
     def verdict(self) -> str:
         """What the guard counted in its last window."""
-        if self._guard is None:
+        report = self.report
+        if report is None:
             return ""
-        report = self._guard.report
         return f"{report.learned_misses} ghost misses learned, {report.heuristic_misses} heuristic"
 
     @property

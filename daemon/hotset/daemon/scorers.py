@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hotset.daemon.state import SequenceState
-from hotset.predictor.model import ReuseModel
+from hotset.predictor.model import MODEL_FILE, ReuseModel
 from hotset.protos.features import FEATURES
 
 Int32 = npt.NDArray[np.int32]
@@ -34,8 +34,12 @@ class LearnedScorer:
 
     source: Literal["learned"] = "learned"
 
-    def __init__(self, model: ReuseModel) -> None:
+    def __init__(self, model: ReuseModel, folder: Path | None = None) -> None:
+        """`folder`: where the model's files lie, if anywhere."""
         self.model = model
+        self.folder = folder
+        self.made = None if folder is None else (folder / MODEL_FILE).stat().st_mtime
+        """When it was trained, in seconds since 1970."""
         self.version = model.card.version[:256]
         self.prefetch_below = float(model.card.prefetch_threshold)
 
@@ -44,7 +48,7 @@ class LearnedScorer:
         """Load and warm up a model folder. Raises ModelError if it is missing, damaged or for other features."""
         model = ReuseModel.load(folder)
         model.predict(np.zeros((1, len(FEATURES)), np.float32))
-        return cls(model)
+        return cls(model, folder.absolute())
 
     def values(self, sequence: SequenceState, lanes: Int32, pages: Int32) -> Float32:
         """See planner.Scorer."""

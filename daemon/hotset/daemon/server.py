@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,8 @@ from hotset.daemon.bell import Bell
 from hotset.daemon.config import DaemonConfig, with_live
 from hotset.daemon.connection import Connection, client_keys
 from hotset.daemon.events import say
-from hotset.daemon.metrics import serve_metrics
+from hotset.daemon.http import Endpoint
+from hotset.daemon.metrics import ProcessStatus
 from hotset.daemon.notify import Notifier
 from hotset.daemon.planner import Scorer
 from hotset.daemon.scorers import HeuristicScorer, LearnedScorer
@@ -23,6 +25,9 @@ from hotset.daemon.warmup import warm_up
 from hotset.protos import discovery
 from hotset.protos.errors import HotsetError
 from hotset.protos.transport import ZmqClient
+
+STUCK_SECONDS = 60.0
+"""A loop that did not turn for so long hangs; the longest honest turn is a compilation."""
 
 
 @dataclass
@@ -41,6 +46,9 @@ class Daemon:
         """
         self.config = config
         self.stopping = False
+        self.process = ProcessStatus(started=time.time())
+        self._started = self._turned = time.monotonic()
+        self._ready = False
         self._read = read
         self._reload_asked = False
         self._bell = Bell()
@@ -61,6 +69,27 @@ class Daemon:
         served = list(self._served.values())
         return [s.session.sidecar.status for s in served if s.session.sidecar is not None]
 
+    @property
+    def uptime(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
+
+    def unhealthy(self) -> list[str]:
+        """Loops that hang, each with its silence. While it compiles or stops a daemon is healthy."""
+        if not self._ready:
+            return []
+        now = time.monotonic()
+        turns = {"the daemon": self._turned} | {
+            f"session {n[:8]}": s.session.turned for n, s in list(self._served.items())
+        }
+        return [f"{who} hangs for {now - at:.0f} s" for who, at in turns.items() if now - at > STUCK_SECONDS]
+
+    def unready(self) -> list[str]:
+        """Empty while it watches, with everything compiled."""
+        if self.stopping:
+            return ["stopping"]
+        return self.unhealthy() if self._ready else ["compiling the step path"]
+
     def stop(self) -> None:
         """Make `serve` finish its logs and return. Safe in a signal handler."""
         self.stopping = True
@@ -73,9 +102,11 @@ class Daemon:
 
     def serve(self) -> None:
         """Serve every decode process that appears. Logs of sessions are whole when this returns."""
-        exporter = None if self.config.metrics_port is None else serve_metrics(self, self.config.metrics_port)
+        port = self.config.metrics_port
+        endpoint = None if port is None else Endpoint(self, self.config.metrics_host, port)
         try:
             warm_up(self._scorer)
+            self._turned, self._ready = time.monotonic(), True
             say(logging.INFO, "serving", folder=str(self._folder), logs=str(self.config.log_dir.absolute()))
             self._notifier.ready()
             while not self.stopping and not self._done():
@@ -83,17 +114,20 @@ class Daemon:
                 self._bell.wait(self.config.poll_seconds)
         finally:
             self._finish()
-            if exporter is not None:
-                exporter.close()
+            if endpoint is not None:
+                endpoint.close()
 
     def _turn(self) -> None:
         if self._reload_asked:
             self._reload_asked = False
             self._reload()
         self._watch()
-        self._notifier.alive()
+        self._turned = time.monotonic()
+        if not self.unhealthy():
+            self._notifier.alive()
 
     def _finish(self) -> None:
+        self.stopping, self._ready = True, False
         say(logging.INFO, "stopping", sessions=len(self._served))
         self._notifier.stopping()
         self._stop.set()
@@ -108,8 +142,10 @@ class Daemon:
         try:
             self.config, changed, kept = with_live(self.config, self._read())
         except HotsetError as error:
+            self.process.reloads["refused"] += 1
             say(logging.ERROR, "config_refused", mistakes=str(error).splitlines())
         else:
+            self.process.reloads["taken"] += 1
             logs.set_level(self.config.log_level)
             for served in self._served.values():
                 served.session.configure(self.config)
@@ -123,6 +159,7 @@ class Daemon:
             say(logging.INFO, "session_ended", session=name[:8], reason=self._served[name].session.ended)
             # Not served again: it ended, refused us, or somebody asked us to let go.
             self._finished.add(name)
+            self.process.sessions_ended += 1
             del self._served[name]
         if self.config.endpoint is not None:
             self._serve_once(self.config.endpoint, self.config.endpoint, self._answers)

@@ -13,7 +13,7 @@ from hotset.daemon.events import say
 from hotset.daemon.planner import Scorer
 from hotset.daemon.sidecar import Sidecar
 from hotset.protos.errors import HotsetError, ProtocolError
-from hotset.protos.messages import PROTOCOL_VERSION, Detach, Error, Heartbeat, Hello, Message, Step
+from hotset.protos.messages import PROTOCOL_VERSION, Advice, Detach, Error, Heartbeat, Hello, Message, Step
 
 WAIT_SECONDS = 0.2
 GREETING_SECONDS = 1.0
@@ -92,13 +92,17 @@ class Session:
         taken = 0
         while received is not None and not self.ended:
             self._heard = arrived
-            newest = self._take(received) or newest
+            step = self._take(received)
+            if step is not None and newest is not None and self.sidecar is not None:
+                self.sidecar.status.counters.steps_skipped += 1
+            newest = step or newest
             taken += 1
             # Plan only from the newest of the steps that have piled up; but a runtime that is faster than we are
             # must not keep us from planning, nor from keeping the lease.
             received = self._connection.receive(0) if taken < MESSAGES_A_TURN else None
         if self.sidecar is not None:
             self.sidecar.configure(self._config)
+            self.sidecar.status.gauges.ingest_lag = self._clock() - arrived
             if newest is not None:
                 self.sidecar.plan(newest, arrived)
             self.sidecar.tend()
@@ -149,4 +153,7 @@ class Session:
 
     def _say(self, message: Message) -> bool:
         self._spoke = self._clock()
-        return self._connection.send(message)
+        sent = self._connection.send(message)
+        if sent and isinstance(message, Advice) and self.sidecar is not None:
+            self.sidecar.status.advised(message)
+        return sent

@@ -122,8 +122,9 @@ class Sidecar:
         elif isinstance(message, Snapshot):
             self.state.snapshot(message)
             counters.snapshots += 1
-        elif isinstance(message, Ack) and message.of == "plan":
-            counters.plans_refused += not message.accepted
+        elif isinstance(message, Ack):
+            counters.plans_refused += message.of == "plan" and not message.accepted
+            counters.advice_refused += message.of == "advice" and not message.accepted
 
     def _learn_step(self, message: Step) -> None:
         parts = self.state.step(message)
@@ -145,10 +146,15 @@ class Sidecar:
         counters.prefetched_hits += int(np.count_nonzero(message.flags & AccessFlag.PREFETCHED))
         counters.demand_pages += stats.demand_pages
         counters.moved_bytes += stats.moved_bytes
+        counters.step_seconds += stats.step_us / 1e6
+        counters.stall_seconds += stats.stall_us / 1e6
         counters.plans_applied = stats.plans_applied
         counters.entries_applied = stats.entries_applied
         counters.entries_rejected = dict(stats.entries_rejected)
         status.epoch, status.sequences, status.reserve = message.epoch, len(message.sequences), stats.reserve
+        gauges = status.gauges
+        gauges.waiting, gauges.paused = stats.waiting, stats.paused
+        gauges.hot_slots = stats.hot_slots or self.state.geometry.slots
 
     def plan(self, step: Step, arrived: float) -> None:
         """Plan from `step`, the newest, which came at monotonic time `arrived`."""
@@ -156,6 +162,7 @@ class Sidecar:
             return
         self._adopt_model()
         if self._rule.scorer.source != self.status.source:
+            self.status.counters.guard_takeovers += self.status.source == "learned"
             self._tell(verdict=self._rule.verdict)
         if step.epoch % self._config.plan_every:
             return
@@ -181,7 +188,24 @@ class Sidecar:
         elif self._training_due():
             # The training reads files: have all steps in them first, without waiting here.
             self._flushed = self._recorder.flush()
-        self.status.write_if_due()
+        if self.status.due:
+            self._measure()
+            self.status.write()
+
+    def _measure(self) -> None:
+        """What costs too much to look at on every turn."""
+        gauges, rate = self.status.gauges, self._budget.bytes_per_us
+        gauges.training_running = self._training is not None
+        gauges.log_failed = bool(self._recorder.failed)
+        gauges.link_rate = None if rate is None else rate * 1e6
+        gauges.scored_share = self._planner.scored_share
+        self.status.counters.log_bytes = self._recorder.written
+        if self._rule.report is not None and self._rule.learned is not None:
+            report = self._rule.report
+            gauges.guard_ok, gauges.retrain_wanted = report.learned_ok, report.retrain_wanted
+            gauges.ghost_learned, gauges.ghost_heuristic = report.learned_misses, report.heuristic_misses
+            gauges.drift = max(report.drift.values(), default=None)
+            gauges.model_made = self._rule.learned.made
 
     def _training_due(self) -> bool:
         config, first = self._config, self.status.counters.trainings == 0

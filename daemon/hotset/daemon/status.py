@@ -6,6 +6,7 @@ import json
 import logging
 import statistics
 import time
+from bisect import bisect_left
 from collections import deque
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 from hotset.daemon.events import say
 from hotset.protos.discovery import write_atomically
+from hotset.protos.messages import Advice
+from hotset.protos.metrics import PLAN_BUCKETS
 
 FILE_NAME = "status.json"
 WRITE_SECONDS = 1.0
@@ -28,6 +31,9 @@ class SessionCounters:
     prefetched_hits: int = 0
     demand_pages: int = 0
     moved_bytes: int = 0
+    step_seconds: float = 0.0
+    stall_seconds: float = 0.0
+    steps_skipped: int = 0
     gaps: int = 0
     messages_lost: int = 0
     snapshots: int = 0
@@ -40,9 +46,35 @@ class SessionCounters:
     entries_applied: int = 0
     steps_logged: int = 0
     log_dropped: int = 0
+    log_bytes: int = 0
+    guard_takeovers: int = 0
+    advice_sent: int = 0
+    advice_refused: int = 0
     trainings: int = 0
     swaps: int = 0
     entries_rejected: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class SessionGauges:
+    """What holds now, beyond what SessionStatus knows itself; None: not known. metrics.GAUGES says what each means."""
+
+    waiting: int | None = None
+    paused: int | None = None
+    hot_slots: int | None = None
+    ingest_lag: float | None = None
+    scored_share: float | None = None
+    link_rate: float | None = None
+    guard_ok: bool | None = None
+    ghost_learned: int | None = None
+    ghost_heuristic: int | None = None
+    drift: float | None = None
+    retrain_wanted: bool | None = None
+    model_made: float | None = None
+    training_running: bool = False
+    log_failed: bool = False
+    advised_concurrency: int | None = None
+    advised_slots: int | None = None
 
 
 class SessionStatus:
@@ -51,6 +83,7 @@ class SessionStatus:
     def __init__(self, folder: Path, **about: Any) -> None:
         self.path = folder / FILE_NAME
         self.counters = SessionCounters()
+        self.gauges = SessionGauges()
         self.about = about
         self.role = "standby"
         self.epoch = 0
@@ -60,6 +93,9 @@ class SessionStatus:
         self.model_version = ""
         self.reason = ""
         self.phases: list[dict[str, Any]] = []
+        self.plans_within = [0] * (len(PLAN_BUCKETS) + 1)
+        """Plans by the first of PLAN_BUCKETS that they kept; the last kept none."""
+        self.plan_seconds_sum = 0.0
         self._plan_seconds: deque[float] = deque(maxlen=512)
         self._written = 0.0
 
@@ -73,6 +109,13 @@ class SessionStatus:
     def planned(self, seconds: float) -> None:
         """Note how long a plan took from its step's arrival."""
         self._plan_seconds.append(seconds)
+        self.plans_within[bisect_left(PLAN_BUCKETS, seconds)] += 1
+        self.plan_seconds_sum += seconds
+
+    def advised(self, advice: Advice) -> None:
+        """Note advice that was sent; each replaces the one before."""
+        self.counters.advice_sent += 1
+        self.gauges.advised_concurrency, self.gauges.advised_slots = advice.concurrency, advice.hot_slots
 
     def plan_quantiles(self) -> dict[str, float]:
         """Seconds at the 0.5 and 0.99 quantiles of recent plans; empty before the second plan."""
@@ -94,14 +137,22 @@ class SessionStatus:
             "reason": self.reason,
             "plan_seconds": self.plan_quantiles(),
             "counters": asdict(self.counters),
+            "gauges": asdict(self.gauges),
             "phases": self.phases,
             "updated": time.time(),
         }
 
-    def write_if_due(self) -> None:
-        """Write the file once a second at most."""
-        if time.monotonic() - self._written >= WRITE_SECONDS:
-            self.write()
+    def known(self, gauge: str) -> float:
+        """Gauges that follow from what is kept for status.json anyway."""
+        return {
+            "epoch": self.epoch, "controller": self.role == "controller", "sequences": self.sequences,
+            "reserve": self.reserve, "learned": self.source == "learned",
+        }[gauge]  # fmt: skip
+
+    @property
+    def due(self) -> bool:
+        """Whether the file is a second old."""
+        return time.monotonic() - self._written >= WRITE_SECONDS
 
     def write(self) -> None:
         """Replace the file; a full disk is logged and changes nothing else."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Kind = Literal["counter", "gauge"]
+Kind = Literal["counter", "gauge", "histogram"]
 
 
 class Metric(NamedTuple):
-    """A metric of the daemon; all carry the labels `session`, `pid` and `model` first."""
+    """A metric of the daemon. Those of a session carry SESSION_LABELS first, and are gone when it ends."""
 
     name: str
     kind: Kind
@@ -18,7 +18,7 @@ class Metric(NamedTuple):
 
 SESSION_LABELS = ("session", "pid", "model")
 
-# Keyed by the counter of the daemon's session that it exposes.
+# Keyed by the field of the daemon's SessionCounters that it exposes.
 COUNTERS: dict[str, Metric] = {
     "steps_received": Metric("hotset_steps_received_total", "counter", "Step messages received"),
     "accesses": Metric("hotset_accesses_total", "counter", "Selected pages in received steps"),
@@ -28,6 +28,11 @@ COUNTERS: dict[str, Metric] = {
     ),
     "demand_pages": Metric("hotset_demand_pages_total", "counter", "Pages loaded on a demand miss"),
     "moved_bytes": Metric("hotset_moved_bytes_total", "counter", "Bytes that crossed the host link"),
+    "step_seconds": Metric("hotset_step_seconds_total", "counter", "Time that the received steps took"),
+    "stall_seconds": Metric("hotset_stall_seconds_total", "counter", "Time of it that attention waited for movement"),
+    "steps_skipped": Metric(
+        "hotset_steps_skipped_total", "counter", "Steps not planned from: a newer one had come meanwhile"
+    ),
     "gaps": Metric("hotset_gaps_total", "counter", "Gaps seen in sequence numbers"),
     "messages_lost": Metric("hotset_messages_lost_total", "counter", "Messages missing in those gaps"),
     "snapshots": Metric("hotset_snapshots_total", "counter", "Snapshots received"),
@@ -42,17 +47,58 @@ COUNTERS: dict[str, Metric] = {
     "entries_applied": Metric("hotset_plan_entries_applied_total", "counter", "Plan entries applied"),
     "steps_logged": Metric("hotset_log_steps_total", "counter", "Sequence steps written to the trace log"),
     "log_dropped": Metric("hotset_log_dropped_total", "counter", "Sequence steps the log had no room for"),
+    "guard_takeovers": Metric(
+        "hotset_guard_takeovers_total", "counter", "Times that the guard took the turn from the model"
+    ),
+    "advice_sent": Metric("hotset_advice_sent_total", "counter", "Pieces of advice sent"),
+    "advice_refused": Metric("hotset_advice_refused_total", "counter", "Pieces of advice the runtime did not follow"),
+    "log_bytes": Metric("hotset_log_bytes_total", "counter", "Bytes of trace log written"),
     "trainings": Metric("hotset_trainings_total", "counter", "Trainings started"),
     "swaps": Metric("hotset_model_swaps_total", "counter", "Models put into service"),
 }
 REJECTED = Metric("hotset_plan_entries_rejected_total", "counter", "Plan entries the runtime rejected", ("reason",))
-EPOCH = Metric("hotset_epoch", "gauge", "Step that the session has reached")
-CONTROLLER = Metric("hotset_controller", "gauge", "1 if this daemon holds the lease, else 0")
-SEQUENCES = Metric("hotset_sequences", "gauge", "Sequences that decode")
-RESERVE = Metric("hotset_reserve_slots", "gauge", "Slots in the runtime's reserve")
-LEARNED = Metric("hotset_learned", "gauge", "1 if a learned model plans, 0 for the heuristic")
-PLAN_SECONDS = Metric(
-    "hotset_plan_seconds", "gauge", "Time from a step's arrival to its plan, recent quantiles", ("quantile",)
-)
-GAUGES = (EPOCH, CONTROLLER, SEQUENCES, RESERVE, LEARNED, PLAN_SECONDS)
-ALL: tuple[Metric, ...] = (*COUNTERS.values(), REJECTED, *GAUGES)
+PLAN_SECONDS = Metric("hotset_plan_seconds", "histogram", "Time from a step's arrival to its plan on the wire")
+PLAN_BUCKETS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 1.0)
+"""upper borders in seconds; the targets, 2 and 8 ms, are among them"""
+
+# Keyed by the field of the daemon's SessionGauges; one that is not known is not exposed.
+GAUGES: dict[str, Metric] = {
+    "epoch": Metric("hotset_epoch", "gauge", "Step that the session has reached"),
+    "controller": Metric("hotset_controller", "gauge", "1 if this daemon holds the lease, else 0"),
+    "sequences": Metric("hotset_sequences", "gauge", "Sequences that decode"),
+    "waiting": Metric("hotset_waiting_sequences", "gauge", "Requests that wait for admission"),
+    "paused": Metric("hotset_paused_sequences", "gauge", "Sequences that hold pages and do not run"),
+    "reserve": Metric("hotset_reserve_slots", "gauge", "Slots in the runtime's reserve"),
+    "hot_slots": Metric("hotset_hot_slots", "gauge", "Slots that the hot set may use"),
+    "learned": Metric("hotset_learned", "gauge", "1 if a learned model plans, 0 for the heuristic"),
+    "ingest_lag": Metric(
+        "hotset_ingest_lag_seconds", "gauge", "Time that taking in what had piled up took in the newest turn"
+    ),
+    "scored_share": Metric(
+        "hotset_scored_lanes_ratio", "gauge", "Share of the lanes that a plan scores; the others take turns"
+    ),
+    "link_rate": Metric("hotset_link_bytes_per_second", "gauge", "Rate of the host link, measured or given"),
+    "guard_ok": Metric("hotset_guard_ok", "gauge", "1 if the guard lets the model plan, 0 if it took over"),
+    "ghost_learned": Metric("hotset_ghost_misses_learned", "gauge", "Misses of the model's ghost, last window"),
+    "ghost_heuristic": Metric("hotset_ghost_misses_heuristic", "gauge", "Misses of the heuristic's ghost, last window"),
+    "drift": Metric("hotset_feature_drift_max", "gauge", "Largest stability index of the features the model tests"),
+    "retrain_wanted": Metric("hotset_retrain_wanted", "gauge", "1 if the accesses drifted off the training's"),
+    "model_made": Metric(
+        "hotset_model_timestamp_seconds", "gauge", "When the model that is in service was made, since 1970"
+    ),
+    "training_running": Metric("hotset_training_running", "gauge", "1 while a training runs"),
+    "log_failed": Metric("hotset_log_failed", "gauge", "1 once the trace log cannot be written"),
+    "advised_concurrency": Metric("hotset_advised_sequences", "gauge", "Sequences to run, as advised"),
+    "advised_slots": Metric("hotset_advised_hot_slots", "gauge", "Slots to keep hot, as advised"),
+}
+SESSION: tuple[Metric, ...] = (*COUNTERS.values(), REJECTED, PLAN_SECONDS, *GAUGES.values())
+
+BUILD_INFO = Metric("hotset_build_info", "gauge", "Always 1", ("version", "python"))
+UPTIME = Metric("hotset_uptime_seconds", "gauge", "Time since the daemon started")
+READY = Metric("hotset_ready", "gauge", "1 if /readyz says so")
+SESSIONS = Metric("hotset_sessions", "gauge", "Sessions that are served now", ("role",))
+SESSIONS_ENDED = Metric("hotset_sessions_ended_total", "counter", "Sessions that are over")
+RELOADS = Metric("hotset_config_reloads_total", "counter", "Configurations read again", ("result",))
+PROCESS: tuple[Metric, ...] = (BUILD_INFO, UPTIME, READY, SESSIONS, SESSIONS_ENDED, RELOADS)
+
+ALL: tuple[Metric, ...] = (*SESSION, *PROCESS)
