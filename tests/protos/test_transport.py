@@ -19,6 +19,7 @@ from hotset.protos.transport import (
     CurveKeys,
     Delivery,
     MemoryServer,
+    Sender,
     ServerTransport,
     ZmqClient,
     ZmqServer,
@@ -240,3 +241,54 @@ def test_a_client_trusts_exactly_one_server(trusted: frozenset[bytes]) -> None:
     public, secret = zmq.curve_keypair()
     with pytest.raises(ProtocolError, match="cannot connect"):
         ZmqClient("tcp://127.0.0.1:1", keys=CurveKeys(public, secret, trusted))
+
+
+def test_a_socket_of_somebody_else_is_not_connected_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.sock"
+    path.touch()
+    if os.getuid() == 0:
+        os.chown(path, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with pytest.raises(ProtocolError, match=rf"belongs to user {path.stat().st_uid}, not to you"):
+        ZmqClient(f"ipc://{path}")
+
+
+def test_the_kernel_tells_who_sent_a_message(tmp_path: Path) -> None:
+    server = ZmqServer(f"ipc://{tmp_path}/s")
+    assert server.sender() is None
+    client = ZmqClient(server.endpoint)
+    client.send([b"x"])
+    assert server.receive(WAIT) is not None
+    assert server.sender() == Sender(os.getuid(), os.getpid())
+    client.close()
+    server.close()
+
+
+def trouble_of(client: ZmqClient, server: ZmqServer | None = None) -> str:
+    """What the client says once it has tried."""
+    client.send([b"x"])
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        time.sleep(0.05) if server is None else server.receive(0.05)
+    said = client.trouble()
+    client.close()
+    return said
+
+
+def test_a_monitored_client_knows_why_nobody_answers(tmp_path: Path) -> None:
+    mine, theirs = key_pairs()
+    public, secret = zmq.curve_keypair()
+    nobody = ZmqClient(f"ipc://{tmp_path}/nothing", monitored=True)
+    assert trouble_of(nobody) == "nobody listens there"
+    server = ZmqServer("tcp://127.0.0.1:*", keys=mine)
+    cases = {
+        "": theirs,
+        "refuses our key": CurveKeys(public, secret, frozenset({mine.public})),
+        "another key than the server.key": CurveKeys(theirs.public, theirs.secret, frozenset({public})),
+    }
+    for words, keys in cases.items():
+        said = trouble_of(ZmqClient(server.endpoint, keys=keys, monitored=True), server)
+        assert words in said
+        assert bool(words) == bool(said)
+    server.close()

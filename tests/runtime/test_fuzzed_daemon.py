@@ -6,6 +6,7 @@ after every step.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ class FuzzingDaemon(threading.Thread):
         self.geometry: Geometry | None = None
 
     def run(self) -> None:
-        self.say(Attach(peer="fuzzer", pid=1))
+        self.say(Attach(peer="fuzzer", pid=os.getpid()))
         while not self.stop.is_set():
             frames = self.client.receive(0.05)
             if frames is None:

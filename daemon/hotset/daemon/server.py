@@ -12,7 +12,7 @@ from functools import partial
 from hotset.daemon import logs
 from hotset.daemon.bell import Bell
 from hotset.daemon.config import DaemonConfig, with_live
-from hotset.daemon.connection import Connection, client_keys
+from hotset.daemon.connection import Connection
 from hotset.daemon.events import say
 from hotset.daemon.http import Endpoint
 from hotset.daemon.metrics import ProcessStatus
@@ -25,6 +25,7 @@ from hotset.daemon.warmup import warm_up
 from hotset.protos import discovery
 from hotset.protos.errors import HotsetError
 from hotset.protos.transport import ZmqClient
+from hotset.protos.transport.keys import client_keys
 
 STUCK_SECONDS = 60.0
 """A loop that did not turn for so long hangs; the longest honest turn is a compilation."""

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hotset.ops.lanes import LaneFilm
+from hotset.ops.listening import Listening
 from hotset.protos.discovery import write_atomically
 from hotset.protos.errors import ConfigError
 from hotset.runtime.config import RuntimeConfig
@@ -36,7 +37,7 @@ class Job:
     config: dict[str, Any]
     sampling: Sampling
     ignore_eos: bool
-    listen: bool
+    listen: Listening | None
     check: bool
     out: Path | None
     threads: int = 0
@@ -103,8 +104,8 @@ def _decode(
     _check_context(model, prompts, limits)
     decoder = Decoder(model, None if job.ignore_eos else tokenizer, config, name=job.model.stem)
     try:
-        if job.listen:
-            decoder.listen()
+        if job.listen is not None:
+            decoder.listen(**job.listen)
         with bars(console, log=job.out, prefix="" if log else "check: ") as bar:
             requests = list(_submit(decoder, prompts, limits, job.sampling, bar, stopped, keep, given))
             spent = _steps(decoder, requests, bar, stopped, log)
@@ -214,7 +215,7 @@ def _matches_untiered(
     console.print("decoding once more with everything in fast memory, to compare token for token")
     slow = ("hbm_fraction", "hbm_pages", "host_pages", "disk_dir", "link_gbps", "link_latency_us")
     options = {k: v for k, v in job.config.items() if k not in slow}
-    alone = Job(**{**job.__dict__, "listen": False, "check": False})
+    alone = Job(**{**job.__dict__, "listen": None, "check": False})
     limits = [len(s["tokens"]) for s in first["sequences"]]
     # As many rows a step as before, also where not every prompt has started.
     options |= {"hbm_fraction": 1.0, "max_sequences": len(prompts)}

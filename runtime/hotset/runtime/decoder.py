@@ -12,6 +12,7 @@ import torch
 
 from hotset.protos.errors import CapacityError, ConfigError
 from hotset.protos.messages import StepStats
+from hotset.protos.transport import CurveKeys
 from hotset.runtime import events
 from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.generation import Generation, PromptKV, Request
@@ -94,13 +95,18 @@ class Decoder:
             decoder.listen()
         return decoder
 
-    def listen(self) -> None:
-        """Publish this process, so that `hotset ps` finds it and a daemon may attach; `close` ends it."""
+    def listen(self, *, endpoint: str | None = None, keys: CurveKeys | None = None) -> None:
+        """Publish this process, so that `hotset ps` finds it and a daemon may attach; `close` ends it.
+
+        `endpoint` and `keys` are those of ControlLink.
+        """
         link = ControlLink(
             model=self.kv.shape.name,
             geometry=self.kv.geometry,
             builtin_policy=self.config.policy,
             capacity=self.scheduler.capacity,
+            endpoint=endpoint,
+            keys=keys,
         )
         self.steering = LinkSteering(link, lifetime=self.config.plan_lifetime, on_advice=self.scheduler.advise)
 

@@ -36,9 +36,10 @@ from hotset.protos.messages import (
     SnapshotRequest,
     Step,
 )
-from hotset.protos.transport import ClientTransport, MemoryServer, ZmqClient
+from hotset.protos.transport import ClientTransport, MemoryServer, Sender, ZmqClient
 from hotset.protos.wire import Frame, decode, encode
 from hotset.runtime.link import ControlLink, LinkLimits
+from hotset.runtime.link.server import impostor
 
 WAIT = 5.0
 GOLDEN = Path(__file__).parents[2] / "golden" / "protocol"
@@ -51,6 +52,8 @@ class Peer:
 
     def __init__(self, client: ClientTransport) -> None:
         self.client = client
+        # Over a socket the kernel knows better.
+        self.pid = os.getpid() if isinstance(client, ZmqClient) else 1
         self.numbers: list[int] = []
         self._sent = 0
 
@@ -62,7 +65,7 @@ class Peer:
         assert self.client.send(list(frames))
 
     def attach(self, role: str = "controller", name: str = "peer") -> Hello:
-        self.send(Attach.model_validate({"peer": name, "pid": 1, "role": role}))
+        self.send(Attach.model_validate({"peer": name, "pid": self.pid, "role": role}))
         return self.expect(Hello)
 
     def receive(self, timeout: float = WAIT) -> Message | None:
@@ -477,3 +480,35 @@ def test_steps_survive_the_socket_unchanged(tmp_path: Path) -> None:
 def test_the_link_needs_no_torch() -> None:
     code = "import sys, hotset.runtime.link; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_peer_may_not_claim_to_be_another_process(tmp_path: Path) -> None:
+    with ControlLink(model="m", geometry=GEOMETRY, builtin_policy="ema", folder=tmp_path / "run") as link:
+        honest, liar = Peer(ZmqClient(link.endpoint)), Peer(ZmqClient(link.endpoint))
+        assert honest.attach("observer").session == link.session
+        liar.pid = os.getppid()
+        liar.send(Attach(peer="liar", pid=liar.pid))
+        told = liar.expect(Error)
+        assert told.code == "wrong_sender"
+        assert f"process {os.getppid()}, the connection is that of process {os.getpid()}" in told.reason
+        link.publish(make_step(1))
+        honest.expect(Step)
+        assert liar.receive(0.05) is None
+        for peer in (honest, liar):
+            peer.client.close()
+
+
+@pytest.mark.parametrize(
+    ("sender", "welcome"),
+    [
+        (None, True),  # no kernel vouches: memory, tcp
+        (Sender(os.getuid(), 7), True),
+        (Sender(os.getuid(), 0), True),  # of another pid namespace, such as a sidecar container
+        (Sender(0, 7), True),  # root may do anything anyway
+        (Sender(os.getuid(), 8), False),
+        (Sender(os.getuid() + 1, 7), False),
+        (Sender(os.getuid() + 1, 0), False),
+    ],
+)
+def test_who_may_claim_to_be_process_7(sender: Sender | None, welcome: bool) -> None:
+    assert (impostor(7, sender) == "") == welcome

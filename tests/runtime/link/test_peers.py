@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotset.runtime.link.peers import MAX_CONNECTIONS, Bucket, Peer, Peers
+from hotset.protos.rate import Bucket
+from hotset.runtime.link.peers import MAX_CONNECTIONS, Peer, Peers
 
 
 def make_peers(lease_seconds: float = 3.0) -> Peers:

@@ -75,6 +75,6 @@ def load_keys(folder: Path | None) -> CurveKeys | None:
     """The keys in `folder`; None if none was named."""
     if folder is None:
         return None
-    from hotset.daemon.connection import client_keys
+    from hotset.protos.transport.keys import client_keys
 
     return client_keys(folder)

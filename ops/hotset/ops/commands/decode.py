@@ -58,6 +58,8 @@ def decode(
     untiered: Annotated[bool, typer.Option("--untiered", help="keep everything in fast memory")] = False,
     check: Annotated[bool, typer.Option("--check", help="decode again untiered and compare all tokens")] = False,
     listen: Annotated[bool, typer.Option("--listen/--no-listen", help="let a daemon attach")] = True,
+    listen_tcp: Annotated[str | None, typer.Option(help="at this tcp:// endpoint; needs --keys")] = None,
+    keys: Annotated[Path | None, typer.Option(help="folder made by `hotset keys`, for --listen-tcp")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for steps.jsonl and decode.json")] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads, 0 for torch's default")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
@@ -68,6 +70,7 @@ def decode(
     from rich.console import Console
 
     from hotset.ops import decoding, samples
+    from hotset.ops.listening import listening
     from hotset.runtime.sampling import Sampling
 
     texts = _prompts(prompt or [], prompt_file or [])
@@ -92,7 +95,7 @@ def decode(
         },
         sampling=Sampling(temperature, top_p, top_k, seed),
         ignore_eos=ignore_eos,
-        listen=listen,
+        listen=listening(listen_tcp, keys) if listen else None,
         check=check,
         out=out,
         threads=threads,

@@ -31,11 +31,16 @@ def play(
     times: Annotated[int, typer.Option(min=1, help="Play it so many times, as new sequences.")] = 1,
     sequences: Annotated[int, typer.Option(min=0, help="Play only the first so many; 0: all.")] = 0,
     check: Annotated[bool, typer.Option("--check", help="Check the pool's integrity after every step.")] = False,
+    listen_tcp: Annotated[
+        str | None, typer.Option(help="Listen at this tcp:// endpoint; needs --keys. Default: a private socket.")
+    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="Folder made by `hotset keys`, with server.key_secret.")] = None,
 ) -> None:
     """See HELP."""
     import json
     from dataclasses import asdict
 
+    from hotset.ops.listening import listening
     from hotset.ops.play import TracePlayer, geometry_of, repeat
     from hotset.predictor.trace import open_trace
     from hotset.runtime.link import ControlLink
@@ -43,7 +48,8 @@ def play(
     reader = open_trace(trace)
     chosen = repeat([reader.read(i) for i in reader.sequence_ids[: sequences or None]], times)
     geometry = geometry_of(reader.meta, chosen, ratio)
-    with ControlLink(model=reader.meta.model or trace.name, geometry=geometry, builtin_policy="lru") as link:
+    where = listening(listen_tcp, keys)
+    with ControlLink(model=reader.meta.model or trace.name, geometry=geometry, builtin_policy="lru", **where) as link:
         typer.echo(f"playing at {link.endpoint}", err=True)
         player = TracePlayer(reader.meta, chosen, link, geometry)
         start = time.monotonic()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from hotset.protos.transport.base import ClientTransport, Delivery, ServerTransport
+from hotset.protos.transport.base import ClientTransport, Delivery, Sender, ServerTransport
+from hotset.protos.transport.keys import CurveKeys
 from hotset.protos.transport.memory import MemoryServer
-from hotset.protos.transport.zeromq import CurveKeys, ZmqClient, ZmqServer
+from hotset.protos.transport.zeromq import ZmqClient, ZmqServer
 
 __all__ = [
     "ClientTransport",
     "CurveKeys",
     "Delivery",
     "MemoryServer",
+    "Sender",
     "ServerTransport",
     "ZmqClient",
     "ZmqServer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from hotset.protos.wire import Frame
 
@@ -21,6 +21,14 @@ class Delivery(Enum):
     """There is no such peer any more."""
 
 
+class Sender(NamedTuple):
+    """Who is at the other end of a local connection, as the kernel knows it."""
+
+    user: int
+    pid: int
+    """0 if it runs in another pid namespace"""
+
+
 class ServerTransport(Protocol):
     """The runtime's end: it binds once and talks to any number of peers, each known by an opaque id."""
 
@@ -30,6 +38,9 @@ class ServerTransport(Protocol):
 
     def receive(self, timeout: float) -> tuple[bytes, list[Frame]] | None:
         """The next message and its sender; None after `timeout` seconds or after `wake`."""
+
+    def sender(self) -> Sender | None:
+        """Who sent the message that `receive` returned last; None where no kernel vouches for it."""
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> Delivery:
         """Queue a message whole or not at all; never blocks. The frames must not change afterwards."""

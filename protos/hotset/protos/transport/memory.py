@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-from hotset.protos.transport.base import HIGH_WATER_MARK, Delivery
+from hotset.protos.transport.base import HIGH_WATER_MARK, Delivery, Sender
 from hotset.protos.wire import Frame
 
 
@@ -40,6 +40,10 @@ class MemoryServer:
             self._changed.wait_for(lambda: self._inbox or self._woken, timeout)
             self._woken = False
             return self._inbox.popleft() if self._inbox else None
+
+    def sender(self) -> Sender | None:
+        """See ServerTransport."""
+        return None
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> Delivery:
         """See ServerTransport."""

@@ -11,48 +11,28 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
-import zmq.auth
 from zmq.utils import z85
+from zmq.utils.monitor import parse_monitor_message
 
 from hotset.protos.errors import ProtocolError
-from hotset.protos.transport.base import HIGH_WATER_MARK, Delivery
+from hotset.protos.transport.base import HIGH_WATER_MARK, Delivery, Sender
+from hotset.protos.transport.keys import CurveKeys
 from hotset.protos.wire import MAX_MESSAGE_BYTES, Frame
 
 MAX_IPC_PATH = 107  # sun_path of Linux, less the closing zero
 LINGER_MS = 300
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
-
-
-@dataclass(frozen=True)
-class CurveKeys:
-    """Own key pair, and the public keys to trust: a server's allow-list, or a client's one server."""
-
-    public: bytes
-    secret: bytes
-    trusted: frozenset[bytes]
-
-    @classmethod
-    def load(cls, own: Path, trusted: Sequence[Path]) -> CurveKeys:
-        """Read ZeroMQ certificate files (made by `zmq.auth.create_certificates`).
-
-        Raises ProtocolError if a file is missing, not a certificate, or `own` holds no secret key.
-        """
-        public, secret = _certificate(own)
-        if secret is None:
-            raise ProtocolError(f"{own} holds no secret key; name the .key_secret file")
-        return cls(public, secret, frozenset(_certificate(path)[0] for path in trusted))
-
-
-def _certificate(path: Path) -> tuple[bytes, bytes | None]:
-    try:
-        public, secret = zmq.auth.load_certificate(str(path))
-    except (OSError, ValueError) as error:
-        raise ProtocolError(f"{path} is not a CURVE certificate: {error}") from None
-    return public, secret
+_TROUBLE: dict[int, str] = {
+    zmq.Event.HANDSHAKE_SUCCEEDED: "",
+    zmq.Event.CONNECTED: "it accepts the connection and says nothing",
+    zmq.Event.HANDSHAKE_FAILED_AUTH: "it refuses our key",
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "it has another key than the server.key we trust, or is no hotset process",
+    zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "one side has keys and the other has none, or it is no hotset process",
+    zmq.Event.CLOSED: "nobody listens there",
+}
 
 
 class ZmqServer:
@@ -61,6 +41,7 @@ class ZmqServer:
     def __init__(self, endpoint: str, *, keys: CurveKeys | None = None, high_water_mark: int = HIGH_WATER_MARK) -> None:
         check_endpoint(endpoint, keys)
         self._context = zmq.Context()
+        self._last: zmq.Frame | None = None
         self._zap: _AllowList | None = None
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
@@ -101,7 +82,12 @@ class ZmqServer:
             peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return None
+        self._last = peer
         return peer.bytes, [frame.buffer for frame in frames]
+
+    def sender(self) -> Sender | None:
+        """See ServerTransport."""
+        return None if self._last is None or not self.endpoint.startswith("ipc://") else _sender(self._last)
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> Delivery:
         """See ServerTransport."""
@@ -139,8 +125,17 @@ class ZmqServer:
 class ZmqClient:
     """Connects on creation; ZeroMQ reconnects by itself. Raises ProtocolError for a bad endpoint."""
 
-    def __init__(self, endpoint: str, *, keys: CurveKeys | None = None, high_water_mark: int = HIGH_WATER_MARK) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        keys: CurveKeys | None = None,
+        high_water_mark: int = HIGH_WATER_MARK,
+        monitored: bool = False,
+    ) -> None:
+        """`monitored` is for `trouble`."""
         check_endpoint(endpoint, keys)
+        _check_owner(endpoint)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         _bound_queues(self._socket, high_water_mark)
@@ -148,10 +143,21 @@ class ZmqClient:
             if keys is not None:
                 self._socket.curve_secretkey, self._socket.curve_publickey = keys.secret, keys.public
                 (self._socket.curve_serverkey,) = keys.trusted
+            # Not for long-lived clients: a monitor that nobody reads in the end holds up ZeroMQ's I/O thread.
+            self._monitor = self._socket.get_monitor_socket() if monitored else None
             self._socket.connect(endpoint)
         except (zmq.ZMQError, ValueError) as error:
-            self.close()
+            self._socket.close(0)
+            self._context.destroy(0)
             raise ProtocolError(f"cannot connect to {endpoint}: {error}") from None
+
+    def trouble(self) -> str:
+        """Why a monitored client has no connection, in words for a person; empty if it has one."""
+        trouble = "nobody listens there"
+        while self._monitor is not None and self._monitor.poll(0):
+            event = parse_monitor_message(self._monitor.recv_multipart())["event"]
+            trouble = _TROUBLE.get(int(event), trouble)
+        return trouble
 
     def receive(self, timeout: float) -> list[Frame] | None:
         """See ClientTransport."""
@@ -173,6 +179,9 @@ class ZmqClient:
     def close(self) -> None:
         """See ClientTransport."""
         if not self._socket.closed:
+            if self._monitor is not None:
+                self._socket.disable_monitor()
+                self._monitor.close(0)
             self._socket.close(LINGER_MS)
             self._context.term()
 
@@ -190,6 +199,24 @@ def check_endpoint(endpoint: str, keys: CurveKeys | None) -> None:
         raise ProtocolError(f"{endpoint} is neither ipc:// nor tcp://")
     elif keys is None:
         raise ProtocolError(f"{endpoint} needs CURVE keys: tcp without them is refused")
+
+
+def _check_owner(endpoint: str) -> None:
+    """Raise ProtocolError if the socket's file belongs to somebody who is neither this user nor root."""
+    if endpoint.startswith("ipc://"):
+        with contextlib.suppress(OSError):
+            owner = Path(endpoint.removeprefix("ipc://")).lstat().st_uid
+            if owner not in (os.getuid(), 0):
+                raise ProtocolError(f"{endpoint} belongs to user {owner}, not to you")
+
+
+def _sender(frame: zmq.Frame) -> Sender | None:
+    # libzmq appends what SO_PEERCRED says of a unix socket's other end: "localhost:uid:gid:pid".
+    try:
+        _, user, _, pid = str(frame.get("Peer-Address")).split(":")
+        return Sender(int(user), int(pid))
+    except (zmq.ZMQError, ValueError):
+        return None
 
 
 def _bound_queues(bounded: zmq.Socket[bytes], high_water_mark: int) -> None:

@@ -4,32 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from hotset.protos.rate import Bucket
 
 MAX_CONNECTIONS = 1024
-
-
-@dataclass
-class Bucket:
-    """Token bucket: holds up to `burst` tokens, refilled with `rate` a second."""
-
-    rate: float
-    burst: float
-    tokens: float = field(init=False)
-    at: float | None = None
-
-    def __post_init__(self) -> None:
-        self.tokens = self.burst
-
-    def take(self, amount: float, now: float) -> bool:
-        """Take tokens, or return False if there are too few."""
-        if self.at is not None:
-            self.tokens = min(self.burst, self.tokens + (now - self.at) * self.rate)
-        self.at = now
-        if amount > self.tokens:
-            return False
-        self.tokens -= amount
-        return True
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from hotset.protos.messages import (
     SnapshotRequest,
     Step,
 )
-from hotset.protos.transport import Delivery, ServerTransport
+from hotset.protos.transport import Delivery, Sender, ServerTransport
 from hotset.protos.wire import Frame, UnknownTypeError, decode, encode
 from hotset.runtime.link.mailbox import LinkCounters, Mailbox
 from hotset.runtime.link.peers import Peer, Peers
@@ -136,6 +137,9 @@ class LinkServer:
             reason = f"this runtime speaks protocol {PROTOCOL_VERSION}, the peer {message.protocol}"
             self._drop(peer, "version", reason)
             return
+        if wrong := impostor(message.pid, self._transport.sender()):
+            self._drop(peer, "wrong_sender", wrong)
+            return
         if not peer.attached and len(self.peers.attached()) >= self._limits.peers:
             self._drop(peer, "too_many_peers", f"{self._limits.peers} peers are attached already")
             return
@@ -218,3 +222,14 @@ class LinkServer:
 
     def _note(self) -> None:
         self._counters.peers = len(self.peers.attached())
+
+
+def impostor(pid: int, sender: Sender | None) -> str:
+    """What is wrong with a peer that claims to be process `pid` when the kernel says `sender`; empty if nothing."""
+    if sender is None:
+        return ""
+    if sender.user not in (os.getuid(), 0):
+        return f"this runtime belongs to user {os.getuid()}, the peer to user {sender.user}"
+    if sender.pid not in (pid, 0):
+        return f"attach names process {pid}, the connection is that of process {sender.pid}"
+    return ""
