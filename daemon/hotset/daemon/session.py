@@ -18,7 +18,9 @@ from hotset.protos.messages import PROTOCOL_VERSION, Advice, Detach, Error, Hear
 WAIT_SECONDS = 0.2
 GREETING_SECONDS = 1.0
 MESSAGES_A_TURN = 256
-FINAL_ERRORS = frozenset({"version", "malformed", "too_large", "too_many_peers", "wrong_direction", "revoked"})
+FINAL_ERRORS = frozenset(
+    {"version", "malformed", "too_large", "too_many_peers", "wrong_sender", "wrong_direction", "revoked"}
+)
 """After these error codes the runtime does not want us back on this session."""
 
 
