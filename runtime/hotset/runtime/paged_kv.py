@@ -185,7 +185,7 @@ class PagedKV:
     def forget_changes(self) -> None:
         """Drop the log of new groups, loads and evictions: nobody listens, and whoever comes asks for a snapshot."""
         self.new_groups.clear()
-        self.manager.drain_changes()
+        self.manager.forget_changes()
 
     def generation(self, group: int) -> int:
         """The current generation of a group."""

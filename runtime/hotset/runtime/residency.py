@@ -260,6 +260,8 @@ class ResidencyManager:
 
     def prefetch(self, pages: torch.Tensor, generations: torch.Tensor) -> Counter[str]:
         """Start copying `pages` ([n] int32, best first) on the prefetch stream; return rejected entries by reason."""
+        if not pages.numel():
+            return Counter()
         stored = pages < 0
         inside = (pages >= 0) & (pages < self.state.slot_of.numel())
         stored[inside] = self.backing.has(pages[inside].long())
@@ -288,6 +290,12 @@ class ResidencyManager:
         return rejected
 
     # What changed and what is there.
+
+    def forget_changes(self) -> None:
+        """Nobody wants to know what changed so far."""
+        self.state.evicted_count.zero_()
+        self._loaded.clear()
+        self._evicted.clear()
 
     def drain_changes(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Pages ([n] int64) that gained and that lost their slot since the last call; each page stands in one."""

@@ -24,21 +24,18 @@ def apply_plan(
     page used later keeps the built-in value. Returns [1 + len(REASONS)] int64: entries applied, then
     rejected by the first reason that holds, in the order of REASONS.
     """
-    reason = torch.full((pages.numel(),), -1, dtype=torch.int64)
     inside = (pages >= 0) & (pages < state.slot_of.numel())
-    reason[~inside] = 0
     page = torch.where(inside, pages, 0).long()
     slot = state.slot_of[page].long()
-    resident = slot >= 0
-    _reject(reason, state.generation[page // state.lanes].long() != generations, 1)
-    _reject(reason, ~torch.isfinite(values), 2)
-    _reject(reason, ~resident | (state.state[slot] == FILLING), 3)
-    _reject(reason, resident & (state.last_used[slot] > epoch_tick), 4)
-    good = reason < 0
-    state.value[slot[good]] = values[good].float()
-    state.value_until[slot[good]] = until_tick
-    return torch.bincount(reason + 1, minlength=1 + len(REASONS))
-
-
-def _reject(reason: torch.Tensor, where: torch.Tensor, code: int) -> None:
-    reason[where & (reason < 0)] = code
+    # From the last reason to the first, which is the one that counts; slot -1 reads the last slot's, and loses.
+    reason = (state.last_used[slot] > epoch_tick) * 5
+    reason.masked_fill_((slot < 0) | (state.state[slot] == FILLING), 4)
+    reason.masked_fill_(~torch.isfinite(values), 3)
+    reason.masked_fill_(state.generation[page // state.lanes] != generations, 2)
+    reason.masked_fill_(~inside, 1)
+    counts = torch.bincount(reason, minlength=1 + len(REASONS))
+    good = slice(None) if counts[0] == reason.numel() else reason == 0
+    slot = slot[good]
+    state.value[slot] = values[good].float()
+    state.value_until[slot] = until_tick
+    return counts

@@ -25,7 +25,8 @@ def begin_prefetch(
     _reject(reason, state.generation[page // state.lanes].long() != generations, 1)
     _reject(reason, state.slot_of[page] >= 0, 2)
     in_flight = state.page_of[state.state == FILLING].long()
-    _reject(reason, torch.isin(page, in_flight), 3)
+    if in_flight.numel():
+        _reject(reason, torch.isin(page, in_flight), 3)
     good = torch.nonzero(reason < 0).flatten()
     reason[good[_repeated(page[good])]] = 3
     room = max(0, reserve_level(state) - keep)

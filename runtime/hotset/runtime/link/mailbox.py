@@ -65,7 +65,7 @@ class Mailbox:
 
     def take_plan(self) -> Plan | None:
         """The newest plan, once."""
-        if self._plan is None:
+        if self._plan is None:  # asked at every layer, so look before locking
             return None
         with self._lock:
             plan, self._plan = self._plan, None
@@ -73,12 +73,16 @@ class Mailbox:
 
     def take_advice(self) -> Advice | None:
         """The newest advice, once."""
+        if self._advice is None:
+            return None
         with self._lock:
             advice, self._advice = self._advice, None
             return advice
 
     def take_models(self) -> list[Model]:
         """Models that came since the last call, oldest first."""
+        if not self._models:
+            return []
         with self._lock:
             models = list(self._models)
             self._models.clear()
