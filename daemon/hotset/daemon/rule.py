@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hotset.daemon.planner import Scorer
+from hotset.daemon.resume import InService
 from hotset.daemon.scorers import HeuristicScorer, LearnedScorer
 from hotset.daemon.state import LaneStep
 from hotset.predictor.guard import Guard, GuardReport
@@ -55,6 +56,22 @@ class Rule:
         slots = max(shape.selected, shape.slots // (shape.lanes * max(1, sequences)))
         self.learned = scorer
         self._guard = Guard(scorer.model, lanes=shape.lanes, slots_per_lane=slots)
+
+    @property
+    def in_service(self) -> InService | None:
+        """The model that may rule, with the guard's verdict; None if there is none, or none with files."""
+        learned, report = self.learned, self.report
+        if learned is None or learned.folder is None or report is None:
+            return None
+        return InService(
+            folder=learned.folder, sha256=learned.model.card.sha256, guard_ok=report.learned_ok,
+            learned_misses=report.learned_misses, heuristic_misses=report.heuristic_misses,
+        )  # fmt: skip
+
+    def recall(self, before: InService) -> None:
+        """Let an earlier guard's verdict on the installed model stand until the next window."""
+        if self._guard is not None:
+            self._guard.report = GuardReport(before.learned_misses, before.heuristic_misses, before.guard_ok)
 
     def observe(self, parts: Sequence[LaneStep]) -> None:
         """One step, right after the sequences' features observed it."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from hotset.daemon.state import SequenceState
 from hotset.predictor.model import MODEL_FILE, ReuseModel
+from hotset.protos.errors import ModelError
 from hotset.protos.features import FEATURES
 
 Int32 = npt.NDArray[np.int32]
@@ -44,9 +45,14 @@ class LearnedScorer:
         self.prefetch_below = float(model.card.prefetch_threshold)
 
     @classmethod
-    def load(cls, folder: Path) -> LearnedScorer:
-        """Load and warm up a model folder. Raises ModelError if it is missing, damaged or for other features."""
+    def load(cls, folder: Path, sha256: str | None = None) -> LearnedScorer:
+        """Load and warm up a model folder, the one with this `sha256` if one is given.
+
+        Raises ModelError if it is missing, damaged, another one, or for other features.
+        """
         model = ReuseModel.load(folder)
+        if sha256 is not None and sha256 != model.card.sha256:
+            raise ModelError(f"{folder}: is not the model it was, SHA-256 {model.card.sha256[:16]}, not {sha256[:16]}")
         model.predict(np.zeros((1, len(FEATURES)), np.float32))
         return cls(model, folder.absolute())
 

@@ -18,6 +18,7 @@ from hotset.daemon.http import Endpoint
 from hotset.daemon.metrics import ProcessStatus
 from hotset.daemon.notify import Notifier
 from hotset.daemon.planner import Scorer
+from hotset.daemon.resume import StateFile
 from hotset.daemon.scorers import HeuristicScorer, LearnedScorer
 from hotset.daemon.session import Session
 from hotset.daemon.status import SessionStatus
@@ -61,6 +62,8 @@ class Daemon:
         self._listed: set[str] = set()
         self._folder = discovery.runtime_dir()
         self._scorer: Scorer = LearnedScorer.load(config.model) if config.model is not None else HeuristicScorer()
+        known = self._scorer.model.card.sha256 if isinstance(self._scorer, LearnedScorer) else ""
+        self._state = StateFile(config.log_dir, known) if config.resume else None
         if config.pid is not None and discovery.process_start_time(config.pid) is None:
             raise HotsetError(f"no process {config.pid}; `hotset ps` lists those that decode")
 
@@ -122,6 +125,7 @@ class Daemon:
         if self._reload_asked:
             self._reload_asked = False
             self._reload()
+        self._keep()
         self._watch()
         self._turned = time.monotonic()
         if not self.unhealthy():
@@ -134,7 +138,14 @@ class Daemon:
         self._stop.set()
         for served in self._served.values():
             served.thread.join()
+        self._keep()
         self._bell.close()
+
+    def _keep(self) -> None:
+        """For whoever starts after us."""
+        if self._state is not None:
+            sidecars = [served.session.sidecar for served in self._served.values()]
+            self._state.keep([sidecar.memory for sidecar in sidecars if sidecar is not None])
 
     def _reload(self) -> None:
         if self._read is None:
@@ -180,7 +191,8 @@ class Daemon:
             say(logging.WARNING, "attach_failed", endpoint=endpoint, reason=str(error))
             self._finished.add(name)
             return
-        session = Session(Connection(client, self.config.name), self.config, alive, self._scorer)
+        connection = Connection(client, self.config.name)
+        session = Session(connection, self.config, alive, self._scorer, state=self._state)
         thread = threading.Thread(target=session.run, args=(self._stop,), name=f"hotset-{name[:8]}", daemon=True)
         self._served[name] = _Served(session, thread)
         thread.start()

@@ -11,6 +11,7 @@ from hotset.daemon.config import DaemonConfig
 from hotset.daemon.connection import Connection, Received
 from hotset.daemon.events import say
 from hotset.daemon.planner import Scorer
+from hotset.daemon.resume import StateFile
 from hotset.daemon.sidecar import Sidecar
 from hotset.protos.errors import HotsetError, ProtocolError
 from hotset.protos.messages import PROTOCOL_VERSION, Advice, Detach, Error, Heartbeat, Hello, Message, Step
@@ -34,10 +35,12 @@ class Session:
         alive: Callable[[float], bool],
         scorer: Scorer,
         clock: Callable[[], float] = time.monotonic,
+        state: StateFile | None = None,
     ) -> None:
         """`alive(silence)` tells whether the runtime is still there, given the seconds since it last spoke.
 
-        `clock` gives the seconds by which everything is timed; a simulation brings its own.
+        `clock` gives the seconds by which everything is timed; a simulation brings its own. `state` knows what an
+        earlier daemon had in service.
         """
         self.sidecar: Sidecar | None = None
         self.ended = ""
@@ -48,6 +51,7 @@ class Session:
         self._alive = alive
         self._scorer = scorer
         self._clock = clock
+        self._state = state
         self._heard = self._spoke = clock()
         self._keep_alive = GREETING_SECONDS
 
@@ -133,6 +137,8 @@ class Session:
             return
         if self.sidecar is None:
             self.sidecar = Sidecar(hello, self._config, self._scorer, self._say, self._clock)
+            if self._state is not None and (recalled := self._state.recall(hello)) is not None:
+                self.sidecar.resume(*recalled)
         self._keep_alive = hello.lease_seconds / 3
         self.sidecar.greeted(hello)
 

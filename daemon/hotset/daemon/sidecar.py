@@ -13,7 +13,9 @@ from hotset.daemon.budget import MovementBudget, ScoringBudget
 from hotset.daemon.config import DaemonConfig
 from hotset.daemon.planner import Planner, Scorer
 from hotset.daemon.recorder import Recorder, trace_meta
+from hotset.daemon.resume import Memory, kind_of
 from hotset.daemon.rule import Rule
+from hotset.daemon.scorers import LearnedScorer
 from hotset.daemon.state import SessionState
 from hotset.daemon.status import SessionStatus
 from hotset.daemon.training import Training
@@ -51,6 +53,7 @@ class Sidecar:
             geometry=hello.geometry.model_dump(), started=time.time(),
         )  # fmt: skip
         self.leads = False
+        self._kind = kind_of(hello)
         self._config = config
         self._say = say
         self._clock = clock
@@ -73,6 +76,30 @@ class Sidecar:
             self._config = config
             self._planner.rules, self._scoring.most = config.rules, config.rules.rows
             self._budget.gbps = config.link_gbps
+
+    def resume(self, memory: Memory, scorer: LearnedScorer | None) -> None:
+        """Go on where an earlier daemon stopped; before anything is learned."""
+        config = self._config
+        if scorer is not None:
+            self._rule.install(scorer, sequences=1)
+            assert memory.in_service is not None
+            self._rule.recall(memory.in_service)
+        self.status.counters.trainings = memory.trainings
+        # The log begins anew: what a training needs at least has to be in it.
+        self._trained_at = -min(memory.since_training, max(0, config.train_every - config.train_after))
+        version = scorer.version if scorer is not None else ""
+        self.status.phase("resumed", version=version, trainings=memory.trainings, verdict=self._rule.verdict)
+
+    @property
+    def memory(self) -> Memory:
+        """What a later daemon should know of this session. May be read by another thread."""
+        ran, gauges = self._training is not None, self.status.gauges
+        return Memory(
+            session=self.status.about["session"], kind=self._kind, in_service=self._rule.in_service,
+            trainings=self.status.counters.trainings - ran,
+            since_training=max(0, self._recorder.logged - self._trained_at),
+            advised_concurrency=gauges.advised_concurrency, advised_slots=gauges.advised_slots,
+        )  # fmt: skip
 
     def greeted(self, hello: Hello) -> None:
         """The runtime says whether we hold the lease; may come again."""

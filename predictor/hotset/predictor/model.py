@@ -36,6 +36,7 @@ class ModelCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     version: str = Field("", description="start of the SHA-256 of all texts; empty: filled in")
+    sha256: str = Field("", description="of all texts, one after another; filled in with the version")
     features_hash: str = FEATURES_HASH
     params: dict[str, float | int | str | bool] = Field(default_factory=dict)
     trained_on: tuple[str, ...] = Field((), description="fingerprints of the data")
@@ -65,9 +66,9 @@ class ReuseModel:
         digest = hashlib.sha256(texts.encode()).hexdigest()
         if card.features_hash != FEATURES_HASH:
             raise ModelError("the model was trained for other features than this version computes; train it anew")
-        if card.version and not digest.startswith(card.version):
+        if card.version and not (digest.startswith(card.version) and card.sha256 in ("", digest)):
             raise ModelError(f"the model text is not the one of the card (version {card.version}): damaged?")
-        self.card = card if card.version else card.model_copy(update={"version": digest[:_VERSION_DIGITS]})
+        self.card = card.model_copy(update={"version": card.version or digest[:_VERSION_DIGITS], "sha256": digest})
         self.text = text
         self.use_text = use_text
         self.device = device
@@ -112,6 +113,8 @@ class ReuseModel:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise ModelError(f"{folder / CARD_FILE}: not a model card: {first['msg']}") from None
+        if len(card.version) < _VERSION_DIGITS:
+            raise ModelError(f"{folder / CARD_FILE}: names no SHA-256 that the model could be checked by; save it anew")
         use = _read(folder / USE_FILE) if (folder / USE_FILE).is_file() else None
         on_device = (folder / DEVICE_FILE).is_file() or (folder / DEVICE_USE_FILE).is_file()
         try:
