@@ -15,7 +15,7 @@ first observed, and must stay below LAST_STEP.
     3     score average in 1/256, as of the last candidacy    margin average in 1/128
 
 After n steps a count or average q is `(q * DECAY[n] + 2^14) >> 15`, DECAY[n] = round(2^15 * factor^n). A use adds one
-unit count. A candidacy makes an average of unit u `(q * DECAY[n] + u * x * (2^15 - DECAY[1]) + 2^14) >> 15`.
+unit count. A candidacy makes an average of unit u `(q * DECAY[n] + u * x * NEW_WEIGHT + 2^14) >> 15`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ COUNT_UNITS = (4096, 1024)
 SCORE_UNIT, MARGIN_UNIT = 256, 128
 """parts of a score and of a margin that their averages are kept in"""
 AVERAGE_DECAY = SCORE_DECAYS[1]
+NEW_WEIGHT = ONE - round(ONE * AVERAGE_DECAY)
+"""of what an average takes in"""
 DECAY_STEPS = 513
 """of the tables; after the last nothing is left"""
 

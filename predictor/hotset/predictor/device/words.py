@@ -13,6 +13,7 @@ from hotset.protos.device_features import (
     DECAY_STEPS,
     LONGEST,
     MARGIN_UNIT,
+    NEW_WEIGHT,
     ONE,
     SCORE_UNIT,
     UNUSED,
@@ -28,7 +29,7 @@ Bool = npt.NDArray[np.bool_]
 
 _LEFT = decay_tables().astype(np.int64)
 _NAN = np.float32(np.nan)
-_HALF, _NEW = ONE // 2, ONE - int(_LEFT[2, 1])
+_HALF, _NEW = ONE // 2, NEW_WEIGHT
 _MOST = (1 << 16) - 1
 
 
