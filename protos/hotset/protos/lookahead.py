@@ -9,6 +9,12 @@ from __future__ import annotations
 from hotset.protos.features import Feature
 
 RECALL_DECAY = 0.9
+PROTECTED = 0.03
+"""least probability of use at which a resident page is protected for this step"""
+VALUE_UNUSED, VALUE_USED = 2.0, -1.0
+"""values, in log2 of steps, of a page that is surely not, and surely used at this step"""
+SAFE_PROBABILITY = 0.5
+"""least probability of use at which to prefetch while no movement budget says another: right more often than wrong"""
 
 LOOKAHEAD_FEATURES: tuple[Feature, ...] = (
     Feature("rank", "place of the page in the lane's lookahead for this step"),

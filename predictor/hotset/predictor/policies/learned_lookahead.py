@@ -27,16 +27,13 @@ from hotset.predictor.policies.base import (
 from hotset.predictor.policies.budget import MovementBudget
 from hotset.predictor.policies.learned import Heads, LearnedSteering
 from hotset.predictor.trace.sequence import Bool, Int32
+from hotset.protos.lookahead import PROTECTED, VALUE_UNUSED, VALUE_USED
 
 if TYPE_CHECKING:
     from hotset.predictor.model import ReuseModel
 
 EARLY = 1
 DEFAULT_BUDGET = 1.2
-_PROTECTED = 0.03
-"""least probability at which a resident page is protected for this step"""
-_UNUSED, _USED = 2.0, -1.0
-"""values, in log2 of steps, of a page that is surely not, and surely used at this step"""
 
 
 class LookaheadSteering(LearnedSteering):
@@ -66,7 +63,7 @@ class LookaheadSteering(LearnedSteering):
         lanes, pages, rows = self._ranks.rank(self.state, ranks)
         sure = self.heads.predict_use(rows)
         here = resident[lanes, pages]
-        wanted = np.where(here, sure >= _PROTECTED, sure >= self._budget.threshold)
+        wanted = np.where(here, sure >= PROTECTED, sure >= self._budget.threshold)
         self._resident = resident.copy()
         self._resident[lanes[wanted], pages[wanted]] = True
         self._prefetched = int((wanted & ~here).sum())
@@ -82,14 +79,14 @@ class LookaheadSteering(LearnedSteering):
 
 
 def _by_lane(lanes: Int32, pages: Int32, sure: Float32, shape: tuple[int, ...]) -> Prefetch:
-    """Pages by lane, surest first, with values between _USED and _UNUSED."""
+    """Pages by lane, surest first, with values between VALUE_USED and VALUE_UNUSED."""
     order = np.lexsort((-sure, lanes))
     lanes, pages, sure = lanes[order], pages[order], sure[order]
     place = np.arange(len(lanes)) - np.searchsorted(lanes, lanes)
     listed = np.full(shape, -1, np.int32)
     values = np.full(shape, np.inf, np.float32)
     listed[lanes, place] = pages
-    values[lanes, place] = _UNUSED - (_UNUSED - _USED) * sure
+    values[lanes, place] = VALUE_UNUSED - (VALUE_UNUSED - VALUE_USED) * sure
     return Prefetch(listed, values, EARLY)
 
 

@@ -1,0 +1,45 @@
+"""Torch reference of decide."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from hotset.kernels.state import FILLING, ResidencyState
+from hotset.protos.lookahead import PROTECTED, SAFE_PROBABILITY, VALUE_UNUSED, VALUE_USED
+
+
+def join_candidates(ranked: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
+    """See the public function."""
+    again = (recent[..., :, None] == ranked[..., None, :]).any(-1)
+    return torch.cat((ranked, torch.where(again, -1, recent)), -1)
+
+
+def least_probability(budget: torch.Tensor, utilisation: torch.Tensor, cost: float) -> torch.Tensor:
+    """See the public function; `cost` is what a page takes of an idle link, in saved stalls."""
+    told = torch.where((budget >= 0) & (budget <= 1), budget, SAFE_PROBABILITY)
+    busy = torch.nan_to_num(utilisation, nan=0.0).clamp(0.0, 1.0)
+    price = torch.where(busy < 1, cost / (1 - busy), math.inf)
+    return torch.maximum(told, price)
+
+
+def weigh(
+    state: ResidencyState, pages: torch.Tensor, probability: torch.Tensor, least: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probability of what to prefetch, -1 of the rest, and values of what to protect, NaN of the rest."""
+    inside = (pages >= 0) & (pages < state.slot_of.numel())
+    here = state.slot_of[torch.where(inside, pages, 0).long()] >= 0
+    key = torch.where(inside & ~here & (probability > least), probability, -1.0)
+    value = VALUE_UNUSED - (VALUE_UNUSED - VALUE_USED) * probability
+    return key, torch.where(inside & here & (probability >= PROTECTED), value, math.nan)
+
+
+def write_values(state: ResidencyState, pages: torch.Tensor, values: torch.Tensor, steps: int) -> None:
+    """See the public function."""
+    inside = (pages >= 0) & (pages < state.slot_of.numel()) & torch.isfinite(values)
+    slot = state.slot_of[torch.where(inside, pages, 0).long()].long()
+    good = inside & (slot >= 0)
+    good &= state.state[torch.where(good, slot, 0)] != FILLING
+    state.value[slot[good]] = values[good]
+    state.value_until[slot[good]] = state.tick + steps * state.ticks_per_step
