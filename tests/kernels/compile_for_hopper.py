@@ -19,10 +19,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
+from hotset.kernels.decide import join_candidates
+from hotset.kernels.decide.bench import Layer
 from hotset.kernels.dispatch import interpreting
 from hotset.kernels.forest import DeviceForest, forest
 from hotset.kernels.forest.bench import COLUMNS, random_forest
-from hotset.kernels.page_features import PageFeatures, Place, lookahead_columns, observe
 
 HOPPER = GPUTarget("cuda", 90, 32)
 FOUND: dict[str, Any] = {}
@@ -68,20 +69,11 @@ def call_all() -> None:
     for trees, leaves in ((32, 31), (64, 31), (16, 255)):
         model = DeviceForest.upload(random_forest(trees, leaves))
         forest(model, torch.zeros(COLUMNS, 16384).T)
-    call_page_features(batch=16, heads=8, candidates=256, selected=128)
-    call_page_features(batch=1, heads=2, candidates=128, selected=64)
-
-
-def call_page_features(*, batch: int, heads: int, candidates: int, selected: int) -> None:
-    """A layer of a step of `batch` sequences."""
-    state = PageFeatures.create(groups=64, lanes=4 * heads, sequences=batch, ranks=candidates, selected=selected)
-    place = Place(
-        torch.zeros(batch, 64, dtype=torch.int32), torch.arange(batch, dtype=torch.int32),
-        torch.zeros(batch, dtype=torch.int32), 1, heads,
-    )  # fmt: skip
-    ids, pages = torch.zeros(batch, heads, candidates, dtype=torch.int32), torch.zeros(batch, dtype=torch.int32)
-    lookahead_columns(state, place, ids, pages)
-    observe(state, place, ids, ids.to(torch.uint8), ids.to(torch.uint8))
+    for batch, heads, selected in ((16, 8, 128), (1, 2, 64)):
+        layer = Layer.make(batch, heads, selected, device="cpu")
+        layer.ahead()
+        layer.settle()
+    join_candidates(layer.ids, layer.ids)
 
 
 def main() -> None:

@@ -24,7 +24,10 @@ SUITES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("Sparse paged decode attention, bf16", "attend", "run"),
         ("Page scores and selection", "select", "run"),
     ),
-    "forest": (("A LightGBM forest over rows of 24 features", "forest", "run"),),
+    "forest": (
+        ("A LightGBM forest over rows of 24 features", "forest", "run"),
+        ("One layer's decision inside the step", "decide", "run"),
+    ),
 }
 
 

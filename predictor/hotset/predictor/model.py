@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hotset.predictor.device.heads import DeviceHeads
 from hotset.predictor.forest import Forest
 from hotset.predictor.lookahead import WIDTH
+from hotset.protos.device_features import DEVICE_FEATURES_HASH
 from hotset.protos.errors import ModelError
 from hotset.protos.features import FEATURES, FEATURES_HASH
 
@@ -38,6 +39,7 @@ class ModelCard(BaseModel):
     version: str = Field("", description="start of the SHA-256 of all texts; empty: filled in")
     sha256: str = Field("", description="of all texts, one after another; filled in with the version")
     features_hash: str = FEATURES_HASH
+    device_features_hash: str = Field(DEVICE_FEATURES_HASH, description="of the heads for the device, if there are any")
     params: dict[str, float | int | str | bool] = Field(default_factory=dict)
     trained_on: tuple[str, ...] = Field((), description="fingerprints of the data")
     metrics: dict[str, float] = Field(default_factory=dict)
@@ -66,6 +68,8 @@ class ReuseModel:
         digest = hashlib.sha256(texts.encode()).hexdigest()
         if card.features_hash != FEATURES_HASH:
             raise ModelError("the model was trained for other features than this version computes; train it anew")
+        if device and card.device_features_hash != DEVICE_FEATURES_HASH:
+            raise ModelError("the device's heads were trained for other features than this version keeps; train anew")
         if card.version and not (digest.startswith(card.version) and card.sha256 in ("", digest)):
             raise ModelError(f"the model text is not the one of the card (version {card.version}): damaged?")
         self.card = card.model_copy(update={"version": card.version or digest[:_VERSION_DIGITS], "sha256": digest})

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from hotset.predictor.experiments.fit import fit, lookahead_rows, reuse_rows
-from hotset.predictor.model import ReuseModel
-from hotset.predictor.policies import PolicyError
+from hotset.predictor.experiments.fit import device_rows, fit, lookahead_rows, reuse_rows
+from hotset.predictor.model import ModelCard, ReuseModel
+from hotset.predictor.policies import POLICIES, PolicyError
 from hotset.predictor.replay import ReplayResult, replay
 from hotset.predictor.trace import Trace
 
@@ -24,8 +24,10 @@ def split(sample: Trace) -> tuple[Trace, Trace]:
 def model(split: tuple[Trace, Trace]) -> ReuseModel:
     train, _ = split
     ranked = lookahead_rows(train, fraction=1.0, seed=0)
+    values, uses = device_rows(train, fraction=0.5, seed=0)
     assert ranked is not None
-    return fit([reuse_rows(train, fraction=0.4, seed=0)], [ranked])
+    assert uses is not None
+    return fit([reuse_rows(train, fraction=0.4, seed=0)], [ranked], device=[(values, uses)])
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,15 @@ def test_learned_eviction_prefetches_nothing(judged: Callable[..., ReplayResult]
     assert judged("learned").moved_pages == judged("learned").demand_misses
 
 
-@pytest.mark.parametrize(("policy", "budget"), [("learned-lookahead", 1.2), ("learned-lookahead-wide", 1.6)])
+@pytest.mark.parametrize(
+    ("policy", "budget"),
+    [
+        ("learned-lookahead", 1.2),
+        ("learned-lookahead-wide", 1.6),
+        ("learned-device", 1.2),
+        ("learned-device-wide", 1.6),
+    ],
+)
 def test_lookahead_cuts_misses_within_its_budget(
     judged: Callable[..., ReplayResult], policy: str, budget: float
 ) -> None:
@@ -70,12 +80,17 @@ def test_lookahead_cuts_misses_within_its_budget(
 
 def test_a_larger_budget_leaves_fewer_misses(judged: Callable[..., ReplayResult]) -> None:
     assert judged("learned-lookahead-wide").demand_misses < judged("learned-lookahead").demand_misses
+    assert judged("learned-device-wide").demand_misses < judged("learned-device").demand_misses
+
+
+def test_the_device_pays_little_for_knowing_less(judged: Callable[..., ReplayResult]) -> None:
+    assert judged("learned-device").demand_misses < 1.15 * judged("learned-lookahead").demand_misses
 
 
 def test_prefetch_without_lookahead_trades_bytes_for_misses(
     split: tuple[Trace, Trace], model: ReuseModel, judged: Callable[..., ReplayResult]
 ) -> None:
-    eager = ReuseModel(model.card.model_copy(update={"prefetch_threshold": 1.5}), model.text, model.use_text)
+    eager = ReuseModel(model.card.model_copy(update={"prefetch_threshold": 1.5, "version": ""}), model.text)
     found = replay([split[1]], "learned-prefetch", ratio=2.0, model=eager)
     learned = judged("learned")
     assert found.prefetched_pages > 0
@@ -89,7 +104,7 @@ def test_nothing_is_prefetched_below_an_impossible_threshold(split: tuple[Trace,
     assert found.prefetched_pages == 0
 
 
-@pytest.mark.parametrize("policy", ["learned", "learned-prefetch", "learned-lookahead", "learned-lookahead-wide"])
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name.startswith("learned")])
 def test_no_model_is_a_clear_error(split: tuple[Trace, Trace], policy: str) -> None:
     with pytest.raises(PolicyError, match="model"):
         replay([split[1]], policy, ratio=2.0)
@@ -105,5 +120,7 @@ def test_lookahead_needs_a_recorded_one_and_a_second_head(
             ratio=2.0,
             model=ReuseModel(model.card.model_copy(update={"version": ""}), model.text),
         )
+    with pytest.raises(PolicyError, match="heads for the device"):
+        replay([split[1]], "learned-device", ratio=2.0, model=ReuseModel(ModelCard(), model.text))
     with pytest.raises(PolicyError, match="recorded lookahead"):
         replay([make_trace(1)], "learned-lookahead", ratio=2.0, model=model)

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 from hotset.predictor import recipe
+from hotset.predictor.device import DeviceHeads
+from hotset.predictor.forest import Forest
 from hotset.predictor.lookahead import WIDTH
-from hotset.predictor.model import CARD_FILE, MODEL_FILE, USE_FILE, ModelCard, ReuseModel
+from hotset.predictor.model import CARD_FILE, DEVICE_USE_FILE, MODEL_FILE, USE_FILE, ModelCard, ReuseModel
+from hotset.protos.device_features import DEVICE_FEATURES, DEVICE_FEATURES_HASH, PAGE_FEATURES
+from hotset.protos.device_model import DeviceModel
 from hotset.protos.errors import ModelError
 from hotset.protos.features import FEATURES
 
@@ -26,6 +30,7 @@ def _text(columns: int, objective: str) -> str:
 
 
 TEXT, USE_TEXT = _text(len(FEATURES), "regression"), _text(WIDTH, "binary")
+DEVICE = DeviceHeads(_text(len(PAGE_FEATURES), "regression"), _text(len(DEVICE_FEATURES), "binary"))
 
 
 def test_both_heads_round_trip(tmp_path: Path) -> None:
@@ -37,6 +42,34 @@ def test_both_heads_round_trip(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.predict(rows), model.predict(rows))
     np.testing.assert_array_equal(again.predict_use(ROWS), model.predict_use(ROWS))
     assert 0.0 <= float(again.predict_use(ROWS).min()) <= float(again.predict_use(ROWS).max()) <= 1.0
+
+
+def test_heads_for_the_device_round_trip(tmp_path: Path) -> None:
+    ReuseModel(ModelCard(), TEXT, USE_TEXT, DEVICE).save(tmp_path)
+    again = ReuseModel.load(tmp_path).device
+    assert again is not None
+    rows = ROWS[:, : len(DEVICE_FEATURES)]
+    np.testing.assert_array_equal(again.predict_use(rows), DEVICE.predict_use(rows))
+    pushed = DeviceModel.from_bytes(again.model.to_bytes())
+    np.testing.assert_array_equal(Forest(pushed.use).predict(rows), DEVICE.predict_use(rows))
+    ReuseModel(ModelCard(), TEXT).save(tmp_path)
+    assert ReuseModel.load(tmp_path).device is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"), [("change", "card"), ("remove", "cannot be read"), ("hash", "other features")]
+)
+def test_damaged_heads_for_the_device_are_refused(damage: str, reason: str, tmp_path: Path) -> None:
+    ReuseModel(ModelCard(), TEXT, None, DEVICE).save(tmp_path)
+    file, card = tmp_path / DEVICE_USE_FILE, tmp_path / CARD_FILE
+    if damage == "change":
+        file.write_text(DEVICE.use_text.replace("leaf_value=", "leaf_value=9", 1))
+    elif damage == "remove":
+        file.unlink()
+    else:
+        card.write_text(card.read_text().replace(DEVICE_FEATURES_HASH, "0" * 64))
+    with pytest.raises(ModelError, match=reason):
+        ReuseModel.load(tmp_path)
 
 
 def test_saving_over_an_older_model_leaves_no_head_behind(tmp_path: Path) -> None:

@@ -52,18 +52,18 @@ def _error(model: DeviceForest, rows: torch.Tensor) -> float:
     return float((forest(model, rows)[:2048].cpu() - walked).abs().max())
 
 
-def random_forest(trees: int, leaves: int) -> FlatForest:
+def random_forest(trees: int, leaves: int, *, columns: int = COLUMNS, link: int = SIGMOID) -> FlatForest:
     """Trees that split random leaves at one of BINS values a column, as LightGBM's leaf-wise growth does."""
     random = np.random.default_rng(0)
-    values = np.sort(random.normal(size=(COLUMNS, BINS)), 1).astype(np.float32)
-    feature = random.integers(0, COLUMNS, trees * (leaves - 1)).astype(np.int32)
+    values = np.sort(random.normal(size=(columns, BINS)), 1).astype(np.float32)
+    feature = random.integers(0, columns, trees * (leaves - 1)).astype(np.int32)
     left, right = np.empty_like(feature), np.empty_like(feature)
     for tree in range(trees):
         _grow(random, left, right, tree * (leaves - 1), tree * leaves, leaves)
     return FlatForest(
-        features=COLUMNS,
+        features=columns,
         features_hash="",
-        link=SIGMOID,
+        link=link,
         scale=1.0,
         roots=np.arange(0, len(feature), leaves - 1, dtype=np.int32),
         feature=feature,
