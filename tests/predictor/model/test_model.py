@@ -63,7 +63,7 @@ def test_damaged_heads_for_the_device_are_refused(damage: str, reason: str, tmp_
     ReuseModel(ModelCard(), TEXT, None, DEVICE).save(tmp_path)
     file, card = tmp_path / DEVICE_USE_FILE, tmp_path / CARD_FILE
     if damage == "change":
-        file.write_text(DEVICE.use_text.replace("leaf_value=", "leaf_value=9", 1))
+        file.write_text(DEVICE.use_text + "\n")
     elif damage == "remove":
         file.unlink()
     else:
