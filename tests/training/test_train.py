@@ -113,19 +113,22 @@ def test_the_mlmodel_has_a_signature_that_mlflow_reads(trained: tuple[Path, Trai
 def test_a_log_with_lookahead_gives_a_second_head(tmp_path: Path, store: Store, name: str) -> None:
     result = run(SAMPLE, tmp_path / "out", store, name, rows=60_000)
     assert result.metrics["use_auc"] > 0.8
+    assert result.metrics["device_use_auc"] > 0.8
     loaded = ReuseModel.load(result.folder)
     rows = np.random.default_rng(0).normal(5, 5, (32, LOOKAHEAD_WIDTH)).astype(np.float32)
     booster = lgb.Booster(model_file=result.folder / USE_FILE)
     assert np.allclose(loaded.predict_use(rows), booster.predict(rows, num_threads=1), atol=1e-6)
     moved = {
         policy: replay([read_trace(SAMPLE)], policy, ratio=2.0, model=loaded).demand_misses
-        for policy in ("learned", "learned-lookahead")
+        for policy in ("learned", "learned-lookahead", "learned-device")
     }
     assert moved["learned-lookahead"] < moved["learned"]
+    assert moved["learned-device"] < moved["learned"]
 
 
 def test_a_log_without_lookahead_gives_one_head(trained: tuple[Path, TrainResult]) -> None:
     assert ReuseModel.load(trained[1].folder).use_text is None
+    assert ReuseModel.load(trained[1].folder).device is None
     assert "use_auc" not in trained[1].metrics
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import lightgbm as lgb
 import numpy as np
 
+from hotset.predictor.device import DeviceHeads
 from hotset.predictor.guard.drift import feature_shares
 from hotset.predictor.model import ModelCard, ReuseModel
 from hotset.training.engines import Params
@@ -22,20 +23,22 @@ def make_model(
     judgement: Judgement,
     params: Params,
     use: UseHead | None,
+    device: tuple[DeviceHeads, dict[str, float]] | None = None,
 ) -> ReuseModel:
-    """The model of `booster` and, if there is one, the second head; its card names what it was trained on."""
+    """The model of `booster` and, where there are any, the second head and the device's; its card names its data."""
     features = judgement.train.features[:: max(1, len(judgement.train.features) // _DRIFT_ROWS)]
     quantiles = _deciles(features)
     card = ModelCard(
         params=params,
         trained_on=tuple(extent.encode() for extent in rows.train.extents),
-        metrics=judgement.metrics | (use.metrics if use else {}),
+        metrics=judgement.metrics | (use.metrics if use else {}) | (device[1] if device else {}),
         error=judgement.metrics["label_mse"],
         feature_quantiles=quantiles,
         feature_shares=feature_shares(features, quantiles),
         missing=dict(zip(FEATURE_NAMES, np.isnan(features).mean(axis=0).tolist(), strict=True)),
     )
-    return ReuseModel(card, booster.model_to_string(), None if use is None else use.text)
+    heads = device[0] if device else None
+    return ReuseModel(card, booster.model_to_string(), None if use is None else use.text, heads)
 
 
 def _deciles(features: Floats) -> dict[str, tuple[float, ...]]:

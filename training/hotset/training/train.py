@@ -11,6 +11,7 @@ from hotset.predictor.model import MODEL_FILE, ReuseModel
 from hotset.predictor.recipe import TREES, lightgbm_params
 from hotset.training import registry
 from hotset.training.card import make_model
+from hotset.training.device_heads import build_device_rows, fit_device_heads
 from hotset.training.engines import Job, Params, make_engine
 from hotset.training.files import make_folder, replace_folder, scratch_folder
 from hotset.training.flavor import add_mlmodel
@@ -79,7 +80,9 @@ def train(
         judgement = judge_booster(booster, rows, options.seed)
         lookahead = build_use_rows(opened, split, scratch, fraction=rows.fraction, seed=options.seed, report=report)
         use = fit_use_head(lookahead, engine, job, report) if lookahead else None
-    model = make_model(booster, rows, judgement, job.params, use)
+        on_device = build_device_rows(opened, split, scratch, fraction=rows.fraction, seed=options.seed, report=report)
+        device = fit_device_heads(on_device, engine, job, report) if on_device else None
+    model = make_model(booster, rows, judgement, job.params, use, device)
     folder = replace_folder(out / MODEL_FOLDER, lambda fresh: _save_model(model, fresh))
     replace_folder(out / PLOTS_FOLDER, judgement.save)
     report("recording", 0, 1)

@@ -68,10 +68,11 @@ def fit_use_head(data: UseData, engine: Engine, first: Job, report: Report) -> U
     # Fewer rows than the first head has, and more trees; never fewer than the user asked for.
     job = replace(first, params=params, trees=max(first.trees, USE_TREES), names=USE_NAMES, labels=use_labels)
     booster = engine.fit(data.train, job, lambda stage, done, total: report(f"use {stage}", done, total))
-    return UseHead(booster.model_to_string(), _metrics(booster, data.held_out))
+    return UseHead(booster.model_to_string(), use_metrics(booster, data.held_out))
 
 
-def _metrics(booster: lgb.Booster, rows: RowSet) -> dict[str, float]:
+def use_metrics(booster: lgb.Booster, rows: RowSet) -> dict[str, float]:
+    """ROC AUC of a head on held-out rows; none if they are all of one class."""
     if not rows.rows:
         return {}
     features, chosen = rows.sample(_SAMPLE, seed=0)
