@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +14,9 @@ from hotset.ops.commands.daemon import load_keys, run_daemon
 
 if TYPE_CHECKING:
     from hotset.daemon.connection import Connection
-    from hotset.protos.messages import Step
+    from hotset.protos.messages import Hello
 
+GONE_SECONDS = 5.0
 HELP = """Watch a decode process: one line a second, read-only. With --control, steer it as `hotset daemon` would.
 
 TARGET is a pid from `hotset ps` or an endpoint; tcp:// endpoints need --keys.
@@ -37,68 +40,59 @@ def attach(
     keys: Annotated[Path | None, typer.Option(help="Folder with client.key_secret and server.key, for tcp://.")] = None,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between lines.")] = 1.0,
     lines: Annotated[int, typer.Option(min=0, help="Stop after so many lines; 0: go on.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line, for programs.")] = False,
 ) -> None:
     """See HELP."""
+    import json
+
     from hotset.ops import runtimes
 
-    endpoint = runtimes.endpoint_of(target)
     if control:
-        whom = {"pid": target} if target.isdigit() else {"endpoint": endpoint}
+        whom = {"pid": target} if target.isdigit() else {"endpoint": runtimes.endpoint_of(target)}
         run_daemon({"log_dir": log_dir, **whom} | ({"keys": keys} if keys else {}))
         return
-    connection = runtimes.connect(endpoint, load_keys(keys))
-    try:
-        hello = runtimes.greet(connection, endpoint)
-        typer.echo(f"pid {hello.pid}, {hello.model}, {hello.sequences} sequences; "
-                   f"controller: {hello.holder or 'none'}")  # fmt: skip
-        _watch(connection, every, lines, target)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        from hotset.protos.messages import Detach
-
-        connection.send(Detach(reason="stopped watching"))
-        connection.close()
+    with suppress(KeyboardInterrupt), runtimes.observing(target, load_keys(keys)) as (connection, hello):
+        if not as_json:
+            typer.echo(f"pid {hello.pid}, {hello.model}, {hello.sequences} sequences; "
+                       f"controller: {hello.holder or 'none'}")  # fmt: skip
+        for printed, row in enumerate(_watch(connection, hello, every), start=1):
+            typer.echo(json.dumps(row) if as_json else _line(row))
+            if printed == lines:
+                return
+        typer.echo(f"process {hello.pid} has ended", err=as_json)
 
 
-def _watch(connection: Connection, every: float, lines: int, target: str) -> None:
-    from hotset.ops import runtimes
+def _watch(connection: Connection, hello: Hello, every: float) -> Iterator[dict[str, Any]]:
+    """One row an interval in which the process stepped, until it is gone."""
+    from hotset.ops.top.window import Window
     from hotset.protos.messages import Step
 
-    steps: list[Step] = []
-    lost, printed, due = 0, 0, time.monotonic() + every
-    while not lines or printed < lines:
+    window, due, heard = Window(hello.geometry.lanes), time.monotonic() + every, time.monotonic()
+    while True:
         received = connection.receive(max(0.0, due - time.monotonic()))
         if received is not None:
-            lost += received.missing
+            heard = time.monotonic()
+            window.lost += received.missing
             if isinstance(received.message, Step):
-                steps.append(received.message)
+                window.add(received.message)
         if time.monotonic() < due:
             continue
-        if steps:
-            typer.echo(_line(steps, lost, every))
-            printed += 1
-        elif target.isdigit() and not any(e.pid == int(target) for e in runtimes.running()):
-            typer.echo(f"process {target} has ended")
+        if window.last is not None:
+            stats = window.last.stats
+            about = {"epoch": window.last.epoch, "sequences": len(window.last.sequences), "reserve": stats.reserve}
+            moved = {"moved_bytes": window.moved_bytes, "plans_applied": stats.plans_applied}
+            yield about | window.summary(every) | moved
+        elif time.monotonic() - heard > GONE_SECONDS:
             return
-        steps, lost, due = [], 0, time.monotonic() + every
+        else:
+            connection.attach("observer")  # whoever is there answers
+        window, due = Window(hello.geometry.lanes), time.monotonic() + every
 
 
-def _line(steps: list[Step], lost: int, seconds: float) -> str:
-    import numpy as np
-
-    from hotset.protos.messages import AccessFlag
-
-    flags = np.concatenate([s.flags.ravel() for s in steps])
-    selected, hits, prefetched = (
-        int(np.count_nonzero(flags & bit)) for bit in (AccessFlag.SELECTED, AccessFlag.HIT, AccessFlag.PREFETCHED)
-    )
-    last, stats = steps[-1], [s.stats for s in steps]
-    took = sum(s.step_us for s in stats)
+def _line(row: dict[str, Any]) -> str:
     return (
-        f"step {last.epoch:>7}  {len(steps) / seconds:6.1f}/s  sequences {len(last.sequences)}  "
-        f"hits {100 * hits / max(1, selected):5.1f}%  by prefetch {prefetched:>5}  "
-        f"moved {sum(s.moved_bytes for s in stats) / 1e6:8.2f} MB  "
-        f"stall {100 * sum(s.stall_us for s in stats) / max(1, took):4.1f}%  "
-        f"reserve {last.stats.reserve}  plans {last.stats.plans_applied}" + (f"  lost {lost}" if lost else "")
+        f"step {row['epoch']:>7}  {row['steps_per_second']:6.1f}/s  sequences {row['sequences']}  "
+        f"hits {100 * (row['hit_ratio'] or 0):5.1f}%  by prefetch {row['prefetched_hits']:>5}  "
+        f"moved {row['moved_bytes'] / 1e6:8.2f} MB  stall {100 * (row['stall_share'] or 0):4.1f}%  "
+        f"reserve {row['reserve']}  plans {row['plans_applied']}" + (f"  lost {row['lost']}" if row["lost"] else "")
     )

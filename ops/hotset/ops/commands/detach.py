@@ -29,19 +29,18 @@ def register(app: typer.Typer) -> None:
 def detach(
     target: Annotated[str, typer.Argument(help="A pid or an endpoint.")],
     keys: Annotated[Path | None, typer.Option(help="Folder with client.key_secret and server.key, for tcp://.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
     """See HELP."""
+    import json
+
     from hotset.ops import runtimes
     from hotset.protos.messages import Ack, Detach
 
-    endpoint = runtimes.endpoint_of(target)
-    connection = runtimes.connect(endpoint, load_keys(keys))
-    try:
-        runtimes.greet(connection, endpoint)
+    with runtimes.observing(target, load_keys(keys)) as (connection, hello):
         connection.send(Detach(target="controller", reason="hotset detach"))
         answer = runtimes.wait_for(connection, Ack, of="detach")
-        typer.echo(answer.reason if answer else f"{endpoint} did not answer")
         if answer is None:
-            raise typer.Exit(1)
-    finally:
-        connection.close()
+            raise runtimes.NotAnsweringError(f"{target} did not answer; look again with `hotset ps`")
+        told = {"pid": hello.pid, "controller": hello.holder, "detached": answer.accepted}
+        typer.echo(json.dumps(told) if as_json else answer.reason)

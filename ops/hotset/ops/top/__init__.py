@@ -1,0 +1,1 @@
+"""The live view of `hotset top`: watch, sum up, draw."""
