@@ -48,7 +48,7 @@ COLUMNS = (
     Column("RUN/PSE/WAIT", 12, 5, lambda r: f"{r['running']}/{r['paused']}/{r['waiting']}"),
     Column("HIT", 6, 0, _share("hit_ratio")),
     Column("STALL", 6, 2, _share("stall_share")),
-    Column("LINK GB/S", 9, 6, lambda r: f"{r['link_gbps']:.3f}"),
+    Column("LINK", 8, 6, lambda r: _short(1e9 * r["link_gbps"]) + "B/s"),
     Column("MOVED", 6, 8, lambda r: _short(r["moved_bytes"]) + "B"),
     Column("RESERVE", 7, 9, lambda r: _short(r["reserve"])),
     Column("HOT", 6, 10, lambda r: _short(r["hot_slots"])),
@@ -107,18 +107,18 @@ def details(chosen: Observed, width: int, height: int) -> list[RenderableType]:
     row, shape = chosen.row, chosen.geometry
     assert shape is not None
     lines: list[RenderableType] = [_title(row, width)]
-    for name, key in (("misses/step", "misses"), ("stall", "stall_share"), ("hits", "hit_ratio")):
+    for name, key in (("misses/step", "misses"), ("stall", "stall_share")):
         values = [_point(past, key) for past in chosen.history]
         lines.append(_series(name, values, key == "misses", width))
     lines.append(Text())
     ratios = np.divide(chosen.missed, chosen.selected, out=np.full(shape.lanes, np.nan), where=chosen.selected > 0)
-    lines += heat_strip(ratios.reshape(shape.layers, shape.kv_heads), width, max(1, min(MOST_HEADS, height - 7)))
+    lines += heat_strip(ratios.reshape(shape.layers, shape.kv_heads), width, max(1, min(MOST_HEADS, height - 6)))
     return lines[: max(0, height)]
 
 
 def heat_strip(ratios: Floats, width: int, most_heads: int) -> list[Text]:
     """Miss ratios ([layers, heads], nan: nothing selected) as blocks: a column a layer, a line a head."""
-    label = 6
+    label = 8
     shrunk = _shrink(_shrink(ratios, max(1, width - label)).T, most_heads).T
     layers, heads = shrunk.shape
     block = 2 if 2 * layers + label <= width else 1
@@ -131,7 +131,7 @@ def heat_strip(ratios: Floats, width: int, most_heads: int) -> list[Text]:
     legend.truncate(width)
     lines = [legend]
     for head in range(heads):
-        line = Text(f"head {head}"[:label].ljust(label) if head == 0 or heads <= 10 else " " * label, style="dim")
+        line = Text(f"head {head}".ljust(label) if head == 0 or heads <= 10 else " " * label, style="dim")
         for ratio in shrunk[:, head]:
             level = 0 if not np.isfinite(ratio) else min(4, int(np.ceil(4 * ratio / top)))
             line.append(SHADES[level] * block, style=COLOURS[level])
