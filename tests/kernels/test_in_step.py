@@ -63,6 +63,7 @@ def test_a_captured_graph_decides_alike(layer: Layer) -> None:
         pytest.skip("needs a CUDA device")
     eager, captured = moved(layer, "cuda"), moved(layer, "cuda")
     expected = [eager.settle(), eager.ahead(), eager.settle(), eager.ahead()]
+    torch.cuda.synchronize()
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
         graph = torch.cuda.CUDAGraph()
