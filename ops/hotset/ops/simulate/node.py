@@ -1,0 +1,128 @@
+"""The simulated hardware and how it is shared: link, compute, memory."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hotset.ops.simulate.workload import Workload
+from hotset.protos.errors import ConfigError
+from hotset.protos.messages import Capacity, Geometry
+from hotset.protos.trace import TraceMeta
+
+GIB = 1 << 30
+
+
+class Node(BaseModel):
+    """One accelerator and its decode process. Times are microseconds of virtual time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    concurrency: Annotated[int | None, Field(ge=1, description="sequences that may run at once")] = None
+    ratio: Annotated[float | None, Field(ge=1, description="hot slots over k, per lane of `concurrency`")] = None
+    slots: Annotated[int | None, Field(ge=1, description="hot slots; overrides ratio")] = None
+    hbm_gib: Annotated[float | None, Field(gt=0, description="hot slots and running sequences together")] = None
+    sequence_mib: Annotated[float | None, Field(ge=0, description="what a running sequence takes of it")] = None
+    link_gbps: Annotated[float, Field(gt=0, description="10^9 bytes a second")] = 50.0
+    link_latency_us: Annotated[float, Field(ge=0, description="of a batch of transfers")] = 10.0
+    step_us: Annotated[float, Field(ge=0, description="compute of a step, whatever the batch")] = 1200.0
+    sequence_us: Annotated[float, Field(ge=0, description="compute that each sequence of the batch adds")] = 40.0
+    plan_delay_us: Annotated[float, Field(ge=0, description="from a step's event to its plan on the wire")] = 1000.0
+    builtin: Literal["margin-ema", "score-ema", "lru"] = "margin-ema"
+    plan_lifetime: Annotated[int, Field(ge=1, description="steps that a plan's values outlive its epoch")] = 16
+
+    @classmethod
+    def checked(cls, **options: object) -> Node:
+        """Build a node; raises ConfigError that lists every mistake on one line."""
+        try:
+            return cls.model_validate(options)
+        except ValidationError as error:
+            mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise ConfigError(f"invalid options: {mistakes}") from None
+
+    def compute_us(self, batch: int) -> float:
+        """Compute of a step of `batch` sequences."""
+        return self.step_us + self.sequence_us * batch
+
+    def wait_us(self, pages: int, page_bytes: int) -> float:
+        """Time that attention waits for `pages` demand misses of a layer (docs/replay.md)."""
+        return self.link_latency_us + pages * self.page_us(page_bytes) if pages else 0.0
+
+    def carried(self, window_us: float, page_bytes: int) -> float:
+        """Pages of prefetches that move while a layer computes for `window_us`."""
+        return max(0.0, window_us - self.link_latency_us) / self.page_us(page_bytes)
+
+    def page_us(self, page_bytes: int) -> float:
+        """Time of one page on the link."""
+        return page_bytes / (self.link_gbps * 1e3)
+
+
+class Memory:
+    """Who gets how much of the device: hot slots and running sequences. Pages are pages of one lane."""
+
+    def __init__(self, node: Node, workload: Workload) -> None:
+        """Raises ConfigError if not even one sequence fits."""
+        meta, self._meta = workload.meta, workload.meta
+        self.lanes = meta.layers * meta.kv_heads
+        self.sequence_bytes = _sequence_bytes(node, workload)
+        most = min(node.concurrency or len(workload.requests), len(workload.requests))
+        everything = most * workload.longest_pages * self.lanes
+        self.hbm_bytes = int(node.hbm_gib * GIB) if node.hbm_gib else 0
+        given = node.slots
+        if given is None and (node.ratio is not None or not self.hbm_bytes):
+            given = round((node.ratio or 2.0) * meta.selected) * self.lanes * most
+        if not self.hbm_bytes:
+            assert given is not None
+            self.hbm_bytes = min(given, everything) * meta.page_bytes + most * self.sequence_bytes
+        self.most_slots = min(everything, *([given] if given else []), self.left_for_slots(1))
+        self.max_sequences = self._most_that_fit(most)
+        if self.max_sequences < 1:
+            raise ConfigError(
+                f"{max(self.most_slots, 0)} hot slots beside one sequence of {self.sequence_bytes} bytes: "
+                f"{self.least_slots(1)} are the least; give more --slots, --ratio or --hbm-gib"
+            )
+        if given and self.left_for_slots(self.max_sequences) < given and node.hbm_gib and node.concurrency:
+            # Slots and sequences that were both asked for must fit together.
+            raise ConfigError(
+                f"{given} hot slots and {most} sequences do not fit into {node.hbm_gib:g} GiB; lower one of them"
+            )
+
+    def left_for_slots(self, sequences: int) -> int:
+        """Slots that fit beside so many open sequences."""
+        return (self.hbm_bytes - sequences * self.sequence_bytes) // self._meta.page_bytes
+
+    def least_slots(self, sequences: int) -> int:
+        """Slots below which so many cannot decode: their tails, and one selection per lane of a layer."""
+        return sequences * (self.lanes + self._meta.kv_heads * self._meta.selected)
+
+    def fits(self, sequences: int, keep: int) -> bool:
+        """Whether so many can be open while the hot set keeps `keep` slots, or at least what it needs."""
+        return min(self.most_slots, self.left_for_slots(sequences)) >= max(keep, self.least_slots(sequences))
+
+    def _most_that_fit(self, most: int) -> int:
+        return next((n for n in range(most, 0, -1) if self.fits(n, 0)), 0)
+
+    def geometry(self, workload: Workload) -> Geometry:
+        """What the engine says of itself."""
+        meta: TraceMeta = workload.meta
+        return Geometry(
+            layers=meta.layers, kv_heads=meta.kv_heads, page_size=meta.page_size, selected=meta.selected,
+            candidates=meta.candidates, page_bytes=meta.page_bytes, slots=self.most_slots,
+            groups=self.max_sequences * workload.longest_pages,
+        )  # fmt: skip
+
+    def capacity(self) -> Capacity:
+        """What advice has to fit into."""
+        return Capacity(
+            device="simulated", max_sequences=self.max_sequences, least_slots=self.least_slots(self.max_sequences),
+            hbm_bytes=self.hbm_bytes, sequence_bytes=self.sequence_bytes,
+        )  # fmt: skip
+
+
+def _sequence_bytes(node: Node, workload: Workload) -> int:
+    """By default the key bounds of the longest sequence's pages: as many bytes a page as K and V of one token."""
+    if node.sequence_mib is not None:
+        return int(node.sequence_mib * (1 << 20))
+    meta = workload.meta
+    return workload.longest_pages * meta.layers * meta.kv_heads * meta.page_bytes // meta.page_size

@@ -1,0 +1,150 @@
+"""One simulation from its options: read the traces, tile them, put a daemon beside the engine, and report."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hotset.ops.simulate.engine import Engine
+from hotset.ops.simulate.node import Memory, Node
+from hotset.ops.simulate.tally import Tally
+from hotset.ops.simulate.wire import LockstepWire, Wire, daemon_config
+from hotset.ops.simulate.workload import Workload, tile
+from hotset.predictor.replay.batch import same_geometry
+from hotset.predictor.trace import SequenceTrace, open_trace
+from hotset.protos.errors import ConfigError
+from hotset.protos.trace import TraceMeta
+
+POLICIES = ("builtin", "heuristic", "learned")
+
+
+@dataclass(frozen=True)
+class Load:
+    """How the recorded sequences are tiled; see workload.tile."""
+
+    sequences: int = 16
+    arrivals: str = "at-once"
+    tokens: int | None = None
+    shared_prefix: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One simulation. `policy`: builtin runs alone, the others beside a daemon; `controller`: obey its advice."""
+
+    traces: tuple[Path, ...]
+    policy: str = "builtin"
+    model: Path | None = None
+    controller: bool = False
+    load: Load = field(default_factory=Load)
+    node: Node = field(default_factory=Node)
+    log_dir: Path | None = None
+
+
+@lru_cache(maxsize=4)
+def read_recorded(paths: tuple[Path, ...]) -> tuple[TraceMeta, list[SequenceTrace]]:
+    """All sequences of all traces, which must share a geometry. Raises TraceError or PolicyError."""
+    readers = [open_trace(path) for path in paths]
+    same_geometry([reader.meta for reader in readers])
+    widest = max(reader.meta.candidates for reader in readers)
+    return readers[0].meta.model_copy(update={"candidates": widest}), [s for reader in readers for s in reader]
+
+
+def workload_of(job: Job) -> Workload:
+    """The load of a job, from its traces."""
+    meta, recorded = read_recorded(job.traces)
+    load = job.load
+    return tile(
+        meta, recorded, sequences=load.sequences, arrivals=load.arrivals, tokens=load.tokens,
+        shared_prefix=load.shared_prefix, seed=load.seed,
+    )  # fmt: skip
+
+
+def simulate(job: Job, workload: Workload | None = None) -> tuple[Tally, dict[str, Any]]:
+    """Run a job; returns its counts and its report. Raises ConfigError for what cannot run."""
+    workload = workload or workload_of(job)
+    start = time.perf_counter()
+    with _wire(job, workload) as wire:
+        engine = Engine(workload, job.node, wire)
+        tally = engine.run()
+    memory = engine.memory
+    about = {
+        "policy": job.policy,
+        "controller": job.controller,
+        "concurrency": memory.max_sequences,
+        "slots": memory.most_slots,
+        "hbm_gib": memory.hbm_bytes / (1 << 30),
+        "sequence_mib": memory.sequence_bytes / (1 << 20),
+        "link_gbps": job.node.link_gbps,
+        "link_latency_us": job.node.link_latency_us,
+        "seed": job.load.seed,
+    }
+    return tally, {**about, **tally.report(), "wall_seconds": time.perf_counter() - start}
+
+
+@contextmanager
+def _wire(job: Job, workload: Workload) -> Iterator[Wire]:
+    if job.policy not in POLICIES:
+        raise ConfigError(f"unknown policy {job.policy!r}; choose one of {', '.join(POLICIES)}")
+    if job.policy == "builtin" and not job.controller:
+        yield Wire()
+        return
+    with _log_dir(job) as folder, _quiet():
+        wire = _daemon(job, workload, folder)
+        try:
+            yield wire
+        finally:
+            wire.close()
+
+
+def _daemon(job: Job, workload: Workload, folder: Path) -> LockstepWire:
+    memory = Memory(job.node, workload)
+    return LockstepWire(
+        workload.meta.model,
+        memory.geometry(workload),
+        memory.capacity(),
+        builtin=job.node.builtin,
+        scorer=_scorer(job),
+        config=daemon_config(folder, link_gbps=job.node.link_gbps),
+        plan_delay_us=job.node.plan_delay_us,
+    )
+
+
+def _scorer(job: Job) -> Any:
+    from hotset.daemon.scorers import HeuristicScorer, LearnedScorer
+
+    if job.policy != "learned":
+        return HeuristicScorer()
+    if job.model is None:
+        raise ConfigError("policy learned needs a model; train one, or name it with --model")
+    return LearnedScorer.load(job.model)
+
+
+@contextmanager
+def _log_dir(job: Job) -> Iterator[Path]:
+    """Where the daemon keeps its status; thrown away unless the job names a place."""
+    if job.log_dir is not None:
+        yield job.log_dir
+        return
+    with tempfile.TemporaryDirectory(prefix="hotset-simulate-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The daemon's own log is for daemons that run."""
+    logger = logging.getLogger("hotset.daemon")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
