@@ -137,9 +137,9 @@ def test_a_wrong_target_is_one_line(hotset: Hotset, command: str, target: str, s
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_a_model_is_trained_in_a_child_and_swapped_in(hotset: Hotset, trace: Path) -> None:
+def test_a_model_is_trained_in_a_child_swapped_in_and_taken_up_after_a_kill(hotset: Hotset, trace: Path) -> None:
     quick = ("--train-argument=--rows=40000", "--train-argument=--trees=8")
-    daemon = hotset.daemon("--train", "--train-after", 200, "--swap", "always", "--once", *quick)
+    daemon = hotset.daemon("--train", "--train-after", 200, "--swap", "always", *quick)
     engine = hotset.start("play", trace, "--speed", 20, "--times", 40)
     until(lambda: hotset.statuses() and hotset.statuses()[0]["counters"]["trainings"])
     end = time.monotonic() + 6 * WAIT
@@ -150,11 +150,20 @@ def test_a_model_is_trained_in_a_child_and_swapped_in(hotset: Hotset, trace: Pat
         time.sleep(0.5)
     before = planned(hotset.statuses()[0])
     until(lambda: planned(hotset.statuses()[0]) > before + 10)
+    daemon.kill()
+    again = hotset.daemon("--once", "--train", "--train-after", 200)
+    until(lambda: len(hotset.statuses()) == 2 and planned(hotset.statuses()[1]) > 10)
     engine.kill()
-    assert daemon.wait(timeout=WAIT) == 0
-    (status,) = hotset.statuses()
-    phases = [phase["phase"] for phase in status["phases"]]
+    assert again.wait(timeout=WAIT) == 0
+    first, second = hotset.statuses()
+    phases = [phase["phase"] for phase in first["phases"]]
     assert phases[:6] == ["attach", "heuristic", "training_started", "training_finished", "swap", "learned"]
-    assert phases[-1] == "end"
     # On such a trace the guard may well have handed over to the heuristic again.
-    assert set(phases[6:-1]) <= {"heuristic", "learned", "lease_lost", "attach"}
+    assert set(phases[6:]) <= {"heuristic", "learned", "lease_lost", "attach"}
+    resumed, *later = second["phases"]
+    assert (resumed["phase"], resumed["version"]) == ("resumed", first["phases"][4]["version"])
+    assert later[0]["phase"] == "attach"
+    assert later[-1]["phase"] == "end"
+    # One training was enough for the first, so it is for the second.
+    assert second["counters"]["trainings"] == 1
+    assert "training_started" not in [phase["phase"] for phase in later]

@@ -23,19 +23,23 @@ def run(read: Callable[[], Effective]) -> None:
     logs.set_up(config.log_format, config.log_level)
     daemon = Daemon(config, lambda: read().config)
     for number in STOPPING:
-        signal.signal(number, _stopper(daemon))
+        signal.signal(number, stopper(daemon))
     signal.signal(signal.SIGHUP, lambda *_: daemon.ask_reload())
     daemon.serve()
 
 
-def _stopper(daemon: Daemon) -> Callable[[int, FrameType | None], None]:
+def stopper(daemon: Daemon) -> Callable[[int, FrameType | None], None]:
     """Ends gracefully when called first, at once when called again."""
 
+    asked = False
+
     def stop(number: int, _frame: FrameType | None) -> None:
-        if daemon.stopping:
+        nonlocal asked
+        if asked:
             training.kill_all()
             # The log's lock may be held by what this interrupts; the line is worth less than ending.
             os._exit(128 + number)
+        asked = True
         daemon.stop()
 
     return stop
