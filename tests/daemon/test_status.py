@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hotset.daemon.http import MOST_CONNECTIONS, Endpoint
 from hotset.daemon.metrics import ProcessStatus
-from hotset.daemon.status import SessionCounters, SessionGauges, SessionStatus
+from hotset.daemon.status import PHASES, SessionCounters, SessionGauges, SessionStatus
 from hotset.daemon.training import read_result
 from hotset.protos import metrics
 from hotset.protos.errors import HotsetError, ModelError
@@ -69,6 +69,13 @@ def test_phases_and_counters_are_in_the_file(status: SessionStatus) -> None:
     assert written["pid"] == 7
     (phase,) = written["phases"]
     assert (phase["phase"], phase["epoch"], phase["version"]) == ("swap", 12, "9b")
+
+
+def test_phases_are_bounded_and_keep_both_ends(status: SessionStatus) -> None:
+    for number in range(1000):
+        status.phase("learned", number=number)
+    numbers = [phase["number"] for phase in status.phases]
+    assert numbers == [*range(PHASES), *range(1000 - PHASES, 1000)]
 
 
 def test_plan_quantiles_are_those_of_recent_plans(status: SessionStatus) -> None:

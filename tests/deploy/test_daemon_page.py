@@ -1,34 +1,28 @@
-"""docs/daemon.md is held to the configuration's model, to the log's events, and to the limits in the code."""
+"""Pages on the daemon are held to the code: their tables, and the limits that they state."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+import pytest
+
 from hotset.daemon import http, logs, recorder, resume, server
-from hotset.daemon.config import KEYS, Key
-from hotset.daemon.events import EVENTS
+from hotset.ops.pages import tables, written
+from hotset.protos import metrics
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "daemon.md").read_text()
-
-
-def default_of(key: Key) -> str:
-    default = key.field.default
-    if default in (None, ()):
-        return "unset" if default is None else "empty"
-    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "daemon.md").read_text()
 
 
-def test_the_table_of_keys_is_the_configuration() -> None:
-    rows = re.findall(r"^\| `([a-z_.]+)` \| ([^|]+) \| (yes|no) \| ([^|]+) \|$", PAGE, re.MULTILINE)
-    assert rows == [
-        (path, default_of(key), "yes" if key.option.live else "no", key.field.description) for path, key in KEYS.items()
-    ]
+@pytest.mark.parametrize("name", tables())
+def test_tables_are_what_the_code_says(name: str) -> None:
+    page = (ROOT / name).read_text()
+    assert page == written(page, tables()[name]), "write it anew: python -m hotset.ops.pages"
 
 
-def test_the_table_of_events_is_what_is_logged() -> None:
-    section = PAGE.partition("## Log\n")[2]
-    assert dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|$", section, re.MULTILINE)) == EVENTS
+def test_a_page_without_its_table_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no table"):
+        written("# Nothing here", tables()["docs/daemon.md"])
 
 
 def test_the_limits_are_those_of_the_code() -> None:
@@ -38,3 +32,5 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert f"| {logs.BURST} a minute;" in PAGE
     assert f"| {recorder.QUEUE} sequence steps;" in PAGE
     assert f"has not turned for {server.STUCK_SECONDS:.0f} s" in PAGE
+    borders = ", ".join(f"{border:g}" for border in metrics.PLAN_BUCKETS)
+    assert f"borders are {borders} seconds" in (ROOT / "docs" / "metrics.md").read_text()

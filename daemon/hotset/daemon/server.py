@@ -59,6 +59,8 @@ class Daemon:
         self._keys = None if config.keys is None else client_keys(config.keys)
         self._served: dict[str, _Served] = {}
         self._finished: set[str] = set()
+        self._over = False
+        """Whether any session ever was."""
         self._listed: set[str] = set()
         self._folder = discovery.runtime_dir()
         self._scorer: Scorer = LearnedScorer.load(config.model) if config.model is not None else HeuristicScorer()
@@ -153,9 +155,10 @@ class Daemon:
         self._notifier.reloading()
         try:
             self.config, changed, kept = with_live(self.config, self._read())
-        except HotsetError as error:
+        except Exception as error:  # noqa: BLE001 - whatever fails while reading must not end what runs well
             self.process.reloads["refused"] += 1
-            say(logging.ERROR, "config_refused", mistakes=str(error).splitlines())
+            mistakes = str(error).splitlines() if isinstance(error, HotsetError) else [repr(error)]
+            say(logging.ERROR, "config_refused", mistakes=mistakes)
         else:
             self.process.reloads["taken"] += 1
             logs.set_level(self.config.log_level)
@@ -171,6 +174,7 @@ class Daemon:
             say(logging.INFO, "session_ended", session=name[:8], reason=self._served[name].session.ended)
             # Not served again: it ended, refused us, or somebody asked us to let go.
             self._finished.add(name)
+            self._over = True
             self.process.sessions_ended += 1
             del self._served[name]
         if self.config.endpoint is not None:
@@ -178,6 +182,8 @@ class Daemon:
             return
         found = discovery.find_runtimes(self._folder)
         self._listed = {entry.session for entry in found}
+        # Who is gone does not come back under this name, and need not be remembered.
+        self._finished &= self._listed
         for entry in found:
             if self.config.pid in (None, entry.pid):
                 self._serve_once(entry.session, entry.endpoint, partial(self._runs, entry))
@@ -190,6 +196,7 @@ class Daemon:
         except HotsetError as error:
             say(logging.WARNING, "attach_failed", endpoint=endpoint, reason=str(error))
             self._finished.add(name)
+            self._over = True
             return
         connection = Connection(client, self.config.name)
         session = Session(connection, self.config, alive, self._scorer, state=self._state)
@@ -211,4 +218,4 @@ class Daemon:
         if self.config.pid is not None and discovery.process_start_time(self.config.pid) is None:
             return True
         alone = self.config.once or self.config.endpoint is not None or self.config.pid is not None
-        return alone and bool(self._finished)
+        return alone and self._over

@@ -19,6 +19,7 @@ from hotset.protos.metrics import PLAN_BUCKETS
 
 FILE_NAME = "status.json"
 WRITE_SECONDS = 1.0
+PHASES = 128
 
 
 @dataclass
@@ -101,6 +102,9 @@ class SessionStatus:
 
     def phase(self, name: str, **details: Any) -> None:
         """Note a turn of events (attach, heuristic, swap, ...), log it and write the file."""
+        if len(self.phases) >= 2 * PHASES:
+            # How it began stays, and how it goes now; a guard that changes its mind for weeks must not fill memory.
+            del self.phases[PHASES]
         self.phases.append({"phase": name, "epoch": self.epoch, "time": time.time(), **details})
         pid, session = self.about.get("pid"), str(self.about.get("session", ""))[:8]
         say(logging.INFO, name, pid=pid, session=session, epoch=self.epoch, **details)
