@@ -4,12 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint unit e2e bench constraints clean
+.PHONY: help setup demo test lint unit e2e soak bench constraints clean
 
 help:
 	@echo "make demo   set up, then watch a real model decode over a cold tier while a sidecar learns (5 min)"
 	@echo "make test   set up, then lint, types, unit and end-to-end tests with coverage"
-	@echo "make unit   only the tests that take seconds;  make bench   measure on this machine"
+	@echo "make unit   only the tests that take seconds;  make bench   measure on this machine;  make soak   the fault tests at full size"
 
 setup: $(READY)
 
@@ -34,6 +34,9 @@ unit: setup
 
 e2e: setup
 	@$(BIN)/pytest -q -m e2e
+
+soak: setup
+	@VENV="$(VENV)" scripts/soak
 
 constraints: setup
 	@scripts/constraints "$(VENV)" > constraints.txt.new && mv constraints.txt.new constraints.txt

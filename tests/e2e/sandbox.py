@@ -50,7 +50,7 @@ class Hotset:
         self.logs = folder / "logs"
         self.runtime = folder / "run"
         self.folder = folder
-        self._environment = os.environ | {
+        self.environment = os.environ | {
             "HOTSET_RUNTIME_DIR": str(self.runtime), "HOTSET_MLFLOW": f"sqlite:///{folder}/mlflow.db",
             "OMP_NUM_THREADS": "1",
         }  # fmt: skip
@@ -61,7 +61,7 @@ class Hotset:
         with self._errors(len(self.processes)).open("wb") as errors:
             process = subprocess.Popen(
                 [*command, *map(str, arguments)],
-                env=self._environment | environment, stdout=subprocess.PIPE, stderr=errors, text=True,
+                env=self.environment | environment, stdout=subprocess.PIPE, stderr=errors, text=True,
             )  # fmt: skip
         self.processes.append(process)
         return process
@@ -84,11 +84,11 @@ class Hotset:
     def _errors(self, number: int) -> Path:
         return self.folder / f"{number}.err"
 
-    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: object, patience: float = WAIT) -> subprocess.CompletedProcess[str]:
         """Run `hotset ARGUMENTS` to its end."""
         return subprocess.run(
             [sys.executable, "-m", "hotset.ops", *map(str, arguments)],
-            env=self._environment, capture_output=True, text=True, check=False, timeout=WAIT,
+            env=self.environment, capture_output=True, text=True, check=False, timeout=patience,
         )  # fmt: skip
 
     def ps(self) -> list[dict[str, Any]]:

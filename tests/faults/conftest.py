@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from checkpoints import write_checkpoint
 from sandbox import Hotset, write_trace
 from witness import Witness
 
@@ -24,6 +25,14 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recorded(trace: Path) -> Trace:
     """What that trace holds."""
     return read_trace(trace)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama checkpoint folder with a word tokenizer; random weights."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_checkpoint(folder)
+    return folder
 
 
 @pytest.fixture

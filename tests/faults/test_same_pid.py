@@ -20,8 +20,9 @@ LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 MANY_LIVES = """
 import sys
 from hotset.ops.cli import build
+app = build()
 for times in sys.argv[2:]:
-    build()(["play", sys.argv[1], "--speed", "200", "--check", "--times", times], standalone_mode=False)
+    app(["play", sys.argv[1], "--speed", "200", "--check", "--times", times], standalone_mode=False)
 """
 
 

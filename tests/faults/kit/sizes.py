@@ -10,5 +10,7 @@ MESSAGES = int(os.environ.get("HOTSET_FAULT_MESSAGES", "30000"))
 """Fuzzed messages over the socket."""
 STEPS = int(os.environ.get("HOTSET_FAULT_STEPS", "5000"))
 """Steps of the soak for leaks."""
+EMBEDDED = os.environ.get("HOTSET_FAULT_MODEL", "") == "embedded"
+"""Compare the tokens of the demo's model, not those of a tiny one with random weights."""
 SEED = int(os.environ.get("HOTSET_FAULT_SEED", "0"))
 """Of every random choice here; a test that fails is repeated with the seed that it names."""

@@ -22,6 +22,8 @@ class Witness(threading.Thread):
         self.steps = 0
         self.plans = 0
         """Plans that the engine applied so far."""
+        self.dropped = 0
+        """Step messages that the engine could not deliver to somebody."""
         self.holder = ""
         self.refusals: list[str] = []
         self._trace = trace
@@ -64,6 +66,7 @@ class Witness(threading.Thread):
             self._compare(message)
             self.steps += 1
             self.plans = message.stats.plans_applied
+            self.dropped = message.stats.steps_dropped
         elif isinstance(message, Hello):
             self.holder = message.holder
         elif isinstance(message, Error):
