@@ -19,6 +19,8 @@ from hotset.protos.transport import ZmqClient
 
 pytestmark = pytest.mark.e2e
 TURNS = max(3, ROUNDS // 5)
+MOST = 6000
+"""Tokens that nobody waits for: the decode is told to end when all faults have happened."""
 
 
 @pytest.fixture
@@ -28,36 +30,34 @@ def arguments(request: pytest.FixtureRequest, tmp_path: Path) -> list[object]:
     prompt = tmp_path / "prompt.txt"
     if EMBEDDED:
         prompt.write_text("The history of the sea is the history of trade. " * 40)
-        return ["decode", "--prompt-file", prompt, "--context", 256, "--max-new-tokens", 40 * TURNS, *common]
+        return ["decode", "--prompt-file", prompt, "--context", 256, "--max-new-tokens", MOST, *common]
     prompt.write_text(" ".join(f"w{(j * j + 3) % 64}" for j in range(300)))
     checkpoint = request.getfixturevalue("checkpoint")
-    return ["decode", "--model", checkpoint, "--prompt-file", prompt, "--max-new-tokens", 150 * TURNS, *common]
+    return ["decode", "--model", checkpoint, "--prompt-file", prompt, "--max-new-tokens", MOST, *common]
 
 
 def test_tokens_under_every_fault(hotset: Hotset, arguments: list[object], tmp_path: Path) -> None:
     """Daemons killed and stopped, the decode stopped, garbage, and an observer that never reads."""
-    alone = hotset.run(*arguments, "--no-listen", "--untiered", "--out", tmp_path / "alone", patience=1200)
-    assert alone.returncode == 0, alone.stderr
     decode = hotset.start(*arguments, "--out", tmp_path / "faulty")
     endpoint = hotset.endpoint(decode)
     deaf = Connection(ZmqClient(endpoint, high_water_mark=1), "deaf")
     deaf.attach("observer")
     attacker, daemon, chance = Attacker(endpoint, SEED), hotset.daemon("--flush-seconds", 0.2), random.Random(SEED)
-    rounds = 0
-    while decode.poll() is None and rounds < TURNS:
+    for _ in range(TURNS):
         daemon = _round(hotset, attacker, decode, daemon, chance)
-        rounds += 1
-    assert decode.wait(1200) == 0, hotset.said(decode)
+    decode.terminate()
+    assert decode.wait(60) == 0, hotset.said(decode)
     attacker.close()
     deaf.close()
-    assert rounds >= 3, "the decode was over too soon"
-    assert _tokens(tmp_path / "faulty") == _tokens(tmp_path / "alone")
+    (found,) = _tokens(tmp_path / "faulty")
+    assert 20 <= len(found) < MOST
+    arguments[arguments.index(MOST)] = len(found)
+    alone = hotset.run(*arguments, "--no-listen", "--untiered", "--out", tmp_path / "alone", patience=1200)
+    assert alone.returncode == 0, alone.stderr
+    assert _tokens(tmp_path / "alone") == [found]
     applied = json.loads((tmp_path / "faulty" / "decode.json").read_text())["moved"]["entries_applied"]
     assert applied > 0
-    print(
-        f"{applied} entries of plans applied;",
-        f"{rounds} rounds, {len(_tokens(tmp_path / 'faulty')[0])} tokens, {attacker.frames} fuzzed frames",
-    )
+    print(f"{TURNS} rounds, {len(found)} tokens, {applied} entries applied, {attacker.frames} fuzzed frames")
 
 
 def _round(
@@ -84,7 +84,7 @@ def test_a_killed_decode_is_repeated_under_the_same_daemon(
 ) -> None:
     """What a killed decode left behind (files, a lease, a session) changes nothing of the next one."""
     hotset.daemon()
-    arguments[arguments.index("--max-new-tokens") + 1] = 200
+    arguments[arguments.index(MOST)] = 200
     first = hotset.start(*arguments, "--out", tmp_path / "first")
     until(lambda: hotset.statuses() and hotset.statuses()[0]["role"] == "controller")
     first.kill()

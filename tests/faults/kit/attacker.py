@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import zmq
 from garbage import Frames, Garbage
 
+from hotset.daemon.session import FINAL_ERRORS
 from hotset.protos.errors import ProtocolError
 from hotset.protos.messages import Error
 from hotset.protos.wire import decode
@@ -37,9 +38,12 @@ class Attacker:
         goal = self.sent + messages
         while self.sent < goal:
             wave = [self._peer(self._garbage.batch(MESSAGES)) for _ in range(PEERS)]
-            for peer in wave:
-                self._hear(peer)
-                peer.close(0)
+            try:
+                for peer in wave:
+                    self._hear(peer)
+            finally:
+                for peer in wave:
+                    peer.close(0)
             _raw_bytes(self._endpoint.removeprefix("ipc://"), self._garbage.noise())
 
     def close(self) -> None:
@@ -66,7 +70,7 @@ class Attacker:
                 raise AssertionError("the victim itself sends what breaks the protocol") from error
             if isinstance(answer, Error):
                 self.errors[answer.code] += 1
-                if answer.code in ("malformed", "wrong_direction", "version", "too_large"):
+                if answer.code in FINAL_ERRORS - {"revoked"}:
                     return
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +24,21 @@ def read_frames(path: Path) -> Frames:
     return frames
 
 
+def _ours(frames: Frames) -> Frames:
+    """A runtime asks the kernel who a local peer is, so `attach` has to name this process to be let in."""
+    topic, number, header, *arrays = frames
+    fields = msgpack.unpackb(header)
+    if topic == b"attach":
+        fields["pid"] = os.getpid()
+    return [topic, number, msgpack.packb(fields), *arrays]
+
+
 class Garbage:
     """An endless source of messages; the same for the same seed."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
-        self._golden = [read_frames(path) for path in sorted(GOLDEN.glob("*.bin"))]
+        self._golden = [_ours(read_frames(path)) for path in sorted(GOLDEN.glob("*.bin"))]
         self._swollen = msgpack.packb({"type": "attach", "peer": "x" * 70_000})
         kinds: list[tuple[Callable[[], Frames], int]] = [
             (self.noise, 4), (self.mutated, 10), (self.truncated, 4), (self.spliced, 4), (self.lying, 6),
