@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import numpy as np
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hotset.daemon.config import PlanRules
-from hotset.daemon.heat import Heat, nominate
-from hotset.daemon.planner import Planner, choose_prefetch, score
+from hotset.daemon.heat import BINS, cutoff, heat_values, nominate
+from hotset.daemon.planner import Planner, choose_prefetch
 from hotset.daemon.state import SequenceState, SessionState
+from hotset.predictor.features import FeatureState
 from hotset.protos.heat import CEILING, DECAY, EPSILON, FLOOR
 from hotset.protos.messages import Geometry, SequenceOpen, Step
 
@@ -63,53 +65,81 @@ def observe(state: SessionState, epoch: int, pages: list[list[int]], length: int
     )  # fmt: skip
 
 
-def test_lazy_averages_equal_the_ones_updated_at_every_step() -> None:
+def heat_state(lanes: int, pages: int, *, compact: bool) -> FeatureState:
+    return FeatureState(layers=lanes, kv_heads=1, page_size=4, selected=2, pages=pages, compact=compact)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_lazy_averages_equal_the_ones_updated_at_every_step(compact: bool) -> None:
     rng = np.random.default_rng(0)
-    heat, expected = Heat(lanes=3, pages=10), np.zeros((3, 10))
+    features, expected = heat_state(3, 10, compact=compact), np.zeros((3, 10))
     for _ in range(60):
         pages = np.stack([rng.permutation(10)[:4] for _ in range(3)]).astype(np.int32)
         pages[rng.random(pages.shape) < 0.2] = -1
         scores = rng.integers(0, 256, pages.shape, dtype=np.uint8)
         selected = (pages >= 0) & (rng.random(pages.shape) < 0.5)
-        heat.observe(pages, scores, selected)
+        features.observe(40, pages, scores, selected)
         expected *= DECAY
         threshold = np.where((pages >= 0) & ~selected, scores, 0).max(1)
         for lane, i in zip(*np.nonzero(pages >= 0), strict=True):
             least = FLOOR if selected[lane, i] else 0.0
             margin = max(least, FLOOR + float(scores[lane, i]) - float(threshold[lane]))
             expected[lane, pages[lane, i]] += (1 - DECAY) * margin
-    lanes, page = np.divmod(np.arange(30, dtype=np.int32), np.int32(10))
+    lanes, page = (part.astype(np.int32) for part in np.divmod(np.arange(30), 10))
     np.testing.assert_allclose(
-        heat.values(lanes, page), CEILING - np.log2(expected.ravel() + EPSILON), rtol=1e-4, atol=1e-4
+        heat_values(features, lanes, page), CEILING - np.log2(expected.ravel() + EPSILON), rtol=1e-4, atol=1e-4
     )
 
 
 def test_averages_survive_growth() -> None:
-    heat = Heat(lanes=1, pages=2)
-    heat.observe(np.array([[1]], np.int32), np.array([[100]], np.uint8), np.array([[True]]))
-    heat.grow(5000)
-    values = heat.values(np.zeros(2, np.int32), np.array([1, 4999], np.int32))
-    used = CEILING - np.log2((1 - DECAY) * (FLOOR + 100) + EPSILON)
+    features = heat_state(1, 2, compact=True)
+    features.observe(8, np.array([[1]], np.int32), np.array([[100]], np.uint8), np.array([[True]]))
+    features.observe(20004, np.array([[5000]], np.int32), np.array([[100]], np.uint8), np.array([[True]]))
+    values = heat_values(features, np.zeros(2, np.int32), np.array([1, 99999], np.int32))
+    used = CEILING - np.log2(DECAY * (1 - DECAY) * (FLOOR + 100) + EPSILON)
     np.testing.assert_allclose(values, [used, CEILING - np.log2(EPSILON)], rtol=1e-5)
 
 
-@given(st.integers(1, 5), st.integers(0, 6), st.integers(0, 4), st.integers(1, 5), st.data())
+@given(st.integers(1, 5), st.integers(0, 6), st.integers(0, 4), st.integers(1, 5), st.booleans(), st.data())
 def test_nominees_are_the_resident_and_the_recent(
-    lanes: int, pages: int, first: int, count: int, data: st.DataObject
+    lanes: int, pages: int, first: int, count: int, near: bool, data: st.DataObject
 ) -> None:
-    first, count = first % lanes, min(count, lanes)
+    first = first % lanes
+    count = min(count, lanes - first)
     groups = np.array(data.draw(st.permutations(range(9))), np.int32)[:pages]
     resident = data.draw(hnp.arrays(np.bool_, 9 * lanes))
-    seen = data.draw(hnp.arrays(np.int32, (lanes, 8), elements=st.integers(0, 9)))
-    found = nominate(groups, resident, seen, 6, first, count)
-    expected = {
-        (lane, page, int(groups[page]) * lanes + lane, bool(resident[groups[page] * lanes + lane]))
-        for lane in ((first + i) % lanes for i in range(count))
-        for page in range(pages)
-        if resident[groups[page] * lanes + lane] or seen[lane, page] >= 6
-    }
+    features = heat_state(lanes, 8, compact=True)
+    features.hot["last_seen"] = data.draw(hnp.arrays(np.int32, (lanes, 8), elements=st.integers(-1, 9)))
+    features.hot["last_used"] = np.minimum(features.hot["last_seen"], 7)
+    features.hot["margin"] = data.draw(hnp.arrays(np.float32, (lanes, 8), elements=st.floats(0, 100, width=32)))
+    blind = data.draw(hnp.arrays(np.int32, lanes, elements=st.sampled_from([0, 10, 11])))
+    coldest, nearest = (4.0, 3.0) if near else (-np.inf, np.inf)
+    histogram = np.zeros(BINS, np.int64)
+    found = nominate(groups, resident, features.hot, 9, blind, 4, first, count, coldest, nearest, histogram)
+    expected, held = set(), 0
+    for lane, page in itertools.product(range(first, first + count), range(pages)):
+        place, record = int(groups[page]) * lanes + lane, features.hot[lane, page]
+        idle = 9 - int(record["last_seen"])
+        average = float(record["margin"]) * DECAY**idle if idle < 10 else 0.0
+        value = CEILING - np.log2(average + EPSILON)
+        assert abs(value - coldest) > 1e-6
+        if blind[lane] <= 10:
+            held += bool(resident[place])
+            if resident[place] and value >= coldest and not (near and record["last_used"] == 9):
+                expected.add((lane, page, place, True))
+            if not resident[place] and idle < 4 and value <= nearest:
+                expected.add((lane, page, place, False))
     assert set(zip(*(column.tolist() for column in found), strict=True)) == expected
     assert len(found[0]) == len(expected)
+    assert histogram.sum() == held
+
+
+@given(hnp.arrays(np.int64, BINS, elements=st.integers(0, 50)), st.floats(0.01, 1.0))
+def test_the_boundary_has_the_asked_share_beyond_it(histogram: npt.NDArray[np.int64], share: float) -> None:
+    bounds = [cutoff(np.eye(BINS, dtype=np.int64)[i], 1.0) for i in range(BINS)]
+    assert bounds == sorted(bounds)
+    beyond = sum(int(n) for n, bound in zip(histogram, bounds, strict=True) if bound >= cutoff(histogram, share))
+    assert beyond >= share * histogram.sum()
 
 
 def test_a_plan_values_every_resident_full_page_and_no_tail() -> None:
@@ -169,9 +199,9 @@ def test_lanes_take_turns_when_there_are_too_many_rows() -> None:
 def test_a_shared_page_is_worth_what_its_hottest_owner_says() -> None:
     state = make_state(lanes=1, pages=3, sequences=3, shared=True)
     state.resident[:3] = True
-    scored = score(state, PageNumber(), recent=1, first=0, count=1)
-    assert sorted(scored.pages.tolist()) == [0, 1, 2]
-    np.testing.assert_allclose(np.sort(scored.values), [0.0, 1.0, 2.0])
+    plan = Planner(PlanRules()).plan(state, PageNumber(), 0)
+    assert plan.pages.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(plan.values, [0.0, 1.0, 2.0])
 
 
 def test_a_session_without_sequences_plans_nothing() -> None:

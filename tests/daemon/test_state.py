@@ -68,10 +68,10 @@ def test_a_step_moves_pages_and_extends_tables(state: SessionState) -> None:
 
 def test_a_snapshot_replaces_tables_and_keeps_what_was_learned(state: SessionState) -> None:
     state.step(step())
-    heat = state.sequences[5].heat
+    features = state.sequences[5].features
     state.snapshot(snapshot())
     assert state.synced
-    assert state.sequences[5].heat is heat
+    assert state.sequences[5].features is features
     assert state.sequences[5].groups.tolist() == [3, 1, 4]
     assert state.sequences[6].groups.tolist() == [7]
     assert np.flatnonzero(state.resident).tolist() == [6, 7]

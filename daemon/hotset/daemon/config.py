@@ -30,6 +30,7 @@ _WHERE = Option("Where")
 _MODEL = Option("Model and training")
 _TRAINING = Option("Model and training", live=True)
 _PLANS = Option("Plans", live=True)
+_MEMORY = Option("Memory")
 _LOG = Option("Trace log")
 _WATCH = Option("Watching it")
 _OTHER = Option("Other")
@@ -53,6 +54,9 @@ class PlanRules(BaseModel):
     )  # fmt: skip
     rows: int = Field(
         1 << 15, ge=1, description="pages scored in one plan at most, about; beyond that the lanes take turns"
+    )
+    near: float = Field(
+        0.25, gt=0, le=1, description="share of the resident pages, the coldest, that is scored where not all can be"
     )
 
 
@@ -103,6 +107,13 @@ class DaemonConfig(BaseModel):
         None, gt=0, allow_inf_nan=False, description="rate of the host link in 10^9 bytes/s; unset: measured"
     )
     rules: Annotated[PlanRules, _PLANS] = PlanRules()
+
+    state_bytes: Annotated[int, _MEMORY] = Field(
+        8 << 30, ge=1 << 20, description="most memory for what is remembered of pages, a decode process"
+    )
+    idle_steps: Annotated[int, _MEMORY] = Field(
+        512, ge=1, description="steps after which a sequence that rests keeps no features"
+    )
 
     record: Annotated[bool, _LOG] = Field(True, description="log steps; without a log there is nothing to train on")
     rows_per_part: Annotated[int, _LOG] = Field(1 << 17, ge=1, description="rows of one file of the log")

@@ -16,6 +16,7 @@ EVENTS: dict[str, str] = {
     "attach_failed": "a runtime's endpoint cannot be used",
     "session_ended": "a session is over",
     "session_failed": "a fault of the daemon ended a session; the others go on",
+    "scoring_failed": "a fault of the daemon ended planning of a session; the built-in policy goes on",
     "attach": "holds the lease of a decode process",
     "standby": "another controller holds it",
     "lease_lost": "held it, and does no more",

@@ -1,118 +1,74 @@
-"""From state to plan, as pure functions: who is worth scoring, what they are worth, and what to prefetch.
+"""From scored pages to plan, as pure functions: what is still so, and what to prefetch.
 
-A plan holds one value for every resident full page, and the pages to fetch that pay for the page they push
-out. One currency throughout: log2 of the predicted steps to the next use, smaller is hotter.
+A plan holds values of resident full pages, and the pages to fetch that pay for the page they push out. One
+currency throughout: log2 of the predicted steps to the next use, smaller is hotter, and more probably used before
+the fetch has to pay.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
-
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from hotset.daemon.config import PlanRules
-from hotset.daemon.heat import nominate
-from hotset.daemon.state import SequenceState, SessionState
+from hotset.daemon.state import SessionState
+from hotset.daemon.turns import Scored, Scorer, Turns
 from hotset.protos.messages import Plan
 
+__all__ = ["PlanRules", "Planner", "Scored", "Scorer"]
+
 Int32 = npt.NDArray[np.int32]
+UInt32 = npt.NDArray[np.uint32]
 Float32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
 
-class Scorer(Protocol):
-    """Predicts log2 of steps to next use for pages of one sequence."""
-
-    @property
-    def source(self) -> Literal["heuristic", "learned"]:
-        """What a plan says it was made by."""
-
-    @property
-    def version(self) -> str:
-        """The model's version, empty for a heuristic."""
-
-    @property
-    def prefetch_below(self) -> float:
-        """Prefetch only what is predicted to be used within this many (log2) steps."""
-
-    def values(self, sequence: SequenceState, lanes: Int32, pages: Int32) -> Float32:
-        """Values of `pages` of `lanes`, all [m]."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Physical pages [m] with their values, and which of them are resident."""
-
-    pages: Int32
-    values: Float32
-    resident: Bool
-
-
 class Planner:
-    """Makes plans for one session; numbers them, and remembers which lanes have their turn."""
+    """Makes plans for one session and numbers them."""
 
     def __init__(self, rules: PlanRules) -> None:
         self.rules = rules
         self.number = 0
         self.scored = 0
         """Pages that the last plan scored."""
-        self.scored_share = 1.0
-        """Share of the lanes that it scored."""
-        self._lane = 0
+        self.scored_share = 0.0
+        """Share of all lanes that had their turn in the last plan."""
+        self.turns = Turns()
 
     def plan(self, state: SessionState, scorer: Scorer, prefetch_pages: int, rows: int | None = None) -> Plan:
         """The plan for `state` as of its last step, with at most `prefetch_pages` pages to prefetch.
 
         Scores about `rows` pages: whole lanes, at least one, in turn from plan to plan.
         """
-        lanes = self._turn(state, self.rules.rows if rows is None else rows)
-        scored = score(state, scorer, self.rules.recent, self._lane, lanes)
-        self.scored, self.scored_share = len(scored.pages), min(1.0, lanes / state.geometry.lanes)
-        self._lane = (self._lane + lanes) % state.geometry.lanes
+        rows = self.rules.rows if rows is None else rows
+        parts = self.turns.score(state, scorer, self.rules, rows, state.lanes)
+        return self.make(state, scorer, parts, prefetch_pages)
+
+    def make(self, state: SessionState, scorer: Scorer, parts: list[Scored], prefetch_pages: int) -> Plan:
+        """The plan that says what was scored, maybe some steps ago, as far as it still holds."""
+        oldest = state.epoch - self.rules.horizon
+        scored = Scored.join([part for part in parts if part.epoch > oldest], state.epoch)
+        self.scored, self.scored_share = len(scored.pages), min(1.0, scored.lanes / max(1, state.lanes))
         # A lane that waits for its turn must not lose its values before it comes.
-        turns = -(-state.geometry.lanes // lanes)
+        turns = -(-state.lanes // scored.lanes) if scored.lanes else 1
+        if state.shares_groups():
+            scored = hottest_owner(scored)
         self.number += 1
         return make_plan(state, scorer, scored, self.number, prefetch_pages, self.rules, turns)
 
-    def _turn(self, state: SessionState, rows: int) -> int:
-        """How many lanes to score now, so that the pages to look at stay within `rows`."""
-        shape = state.geometry
-        full = sum(s.length // shape.page_size for s in state.sequences.values()) * shape.lanes
-        seen = len(state.sequences) * shape.candidates * shape.lanes
-        expected = min(full, shape.slots + seen)
-        return max(1, min(shape.lanes, shape.lanes * rows // max(1, expected)))
 
-
-def score(state: SessionState, scorer: Scorer, recent: int, first: int, count: int) -> Scored:
-    """Value the resident and the recently seen full pages of `count` lanes from `first` on, all sequences."""
-    parts = [_score_one(state, s, scorer, recent, first, count) for s in state.sequences.values()]
-    if not parts:
-        return Scored(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.bool_))
-    pages, values, resident = (np.concatenate(column) for column in zip(*parts, strict=True))
-    scored = Scored(pages, values, resident)
-    return _hottest_owner(scored) if state.shares_groups() else scored
-
-
-def _score_one(
-    state: SessionState, sequence: SequenceState, scorer: Scorer, recent: int, first: int, count: int
-) -> tuple[Int32, Float32, Bool]:
-    heat = sequence.heat
-    since = heat.now - recent + 1
-    groups = sequence.sealed(state.geometry.page_size)
-    lanes, pages, physical, resident = nominate(groups, state.resident, heat.seen, since, first, count)
-    return physical, scorer.values(sequence, lanes, pages), resident
-
-
-def _hottest_owner(scored: Scored) -> Scored:
+def hottest_owner(scored: Scored) -> Scored:
     """A page that sequences share is worth what it is worth to the one that needs it first."""
     order = np.lexsort((scored.values, scored.pages))
     pages = scored.pages[order]
     first = np.ones(len(pages), np.bool_)
     first[1:] = pages[1:] != pages[:-1]
-    keep = order[first]
-    return Scored(scored.pages[keep], scored.values[keep], scored.resident[keep])
+    kept = order[first]
+    return Scored(
+        scored.pages[kept], scored.generations[kept], scored.values[kept], scored.resident[kept],
+        scored.epoch, scored.lanes,
+    )  # fmt: skip
 
 
 def choose_prefetch(values: Float32, resident: Bool, limit: int, margin: float, below: float) -> Int32:
@@ -148,19 +104,37 @@ def make_plan(
     rules: PlanRules,
     turns: int = 1,
 ) -> Plan:
-    """Address values and prefetches by physical page and generation, as of the state's epoch."""
-    lanes = state.geometry.lanes
+    """Address values and prefetches by physical page and generation, as of the oldest state of a value.
+
+    What lost or gained its slot since it was scored is left out.
+    """
+    columns = _still(scored.pages, scored.generations, scored.values, scored.resident, state.resident)
+    scored = Scored(*columns, scored.epoch, scored.lanes)
     chosen = choose_prefetch(scored.values, scored.resident, prefetch_pages, rules.margin, scorer.prefetch_below)
-    pages, prefetch = scored.pages[scored.resident], scored.pages[chosen]
+    inside = np.flatnonzero(scored.resident)
     return Plan(
         number=number,
-        epoch=state.epoch,
-        deadline=state.epoch + rules.horizon + turns - 1,
+        epoch=scored.epoch,
+        deadline=scored.epoch + rules.horizon + turns - 1,
         source=scorer.source,
         model_version=scorer.version,
-        pages=pages,
-        generations=state.generations[pages // lanes],
-        values=scored.values[scored.resident],
-        prefetch=prefetch,
-        prefetch_generations=state.generations[prefetch // lanes],
+        pages=scored.pages[inside],
+        generations=scored.generations[inside],
+        values=scored.values[inside],
+        prefetch=scored.pages[chosen],
+        prefetch_generations=scored.generations[chosen],
     )
+
+
+@njit(cache=True, nogil=True)
+def _still(
+    pages: Int32, generations: UInt32, values: Float32, then: Bool, resident: Bool
+) -> tuple[Int32, UInt32, Float32, Bool]:
+    """The columns of `Scored`, of pages that are resident now as they were then."""
+    kept = (np.empty_like(pages), np.empty_like(generations), np.empty_like(values), np.empty_like(then))
+    m = 0
+    for i in range(len(pages)):
+        if resident[pages[i]] == then[i]:
+            kept[0][m], kept[1][m], kept[2][m], kept[3][m] = pages[i], generations[i], values[i], then[i]
+            m += 1
+    return kept[0][:m], kept[1][:m], kept[2][:m], kept[3][:m]

@@ -11,6 +11,9 @@ from hotset.daemon.state import LaneStep
 from hotset.predictor.guard import Guard, GuardReport
 from hotset.protos.messages import AccessFlag, Geometry
 
+GUARDED = 4
+"""sequences that the guard follows at a time"""
+
 
 class Rule:
     """`scorer` plans now. A new model rules at once; the guard judges it after every window of steps."""
@@ -20,6 +23,7 @@ class Rule:
         self._geometry = geometry
         self._heuristic: Scorer = HeuristicScorer()
         self._guard: Guard | None = None
+        self._guarded: set[int] = set()
         if isinstance(scorer, LearnedScorer):
             self.install(scorer, sequences=1)
         else:
@@ -74,13 +78,24 @@ class Rule:
             self._guard.report = GuardReport(before.learned_misses, before.heuristic_misses, before.guard_ok)
 
     def observe(self, parts: Sequence[LaneStep]) -> None:
-        """One step, right after the sequences' features observed it."""
-        if self._guard is not None:
-            for part in parts:
+        """One step, right after the sequences' features observed it.
+
+        The guard follows a few sequences, as long as they go on: it costs more than to observe them.
+        """
+        if self._guard is None:
+            return
+        for part in parts:
+            sequence = part.sequence
+            if sequence.id not in self._guarded and len(self._guarded) >= GUARDED:
+                continue
+            if sequence.has_features and not sequence.blind.any():
+                self._guarded.add(sequence.id)
                 selected = (part.flags & AccessFlag.SELECTED) != 0
-                self._guard.observe(part.sequence.id, part.sequence.features, part.pages, selected)
+                with sequence.lock:
+                    self._guard.observe(sequence.id, sequence.features, part.pages, selected)
 
     def forget(self, sequence: int) -> None:
         """A sequence has ended."""
+        self._guarded.discard(sequence)
         if self._guard is not None:
             self._guard.forget(sequence)

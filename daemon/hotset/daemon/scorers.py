@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from hotset.daemon.state import SequenceState
+from hotset.daemon.heat import heat_values
+from hotset.daemon.sequence import SequenceState
 from hotset.predictor.model import MODEL_FILE, ReuseModel
 from hotset.protos.errors import ModelError
 from hotset.protos.features import FEATURES
@@ -27,7 +28,8 @@ class HeuristicScorer:
 
     def values(self, sequence: SequenceState, lanes: Int32, pages: Int32) -> Float32:
         """See planner.Scorer."""
-        return sequence.heat.values(lanes, pages)
+        with sequence.lock:
+            return heat_values(sequence.features, lanes, pages)
 
 
 class LearnedScorer:
@@ -60,4 +62,9 @@ class LearnedScorer:
         """See planner.Scorer."""
         if not len(lanes):
             return np.empty(0, np.float32)
-        return self.model.predict(sequence.features.rows(lanes, pages))
+        with sequence.lock:
+            if not sequence.has_features:
+                return heat_values(sequence.features, lanes, pages)
+            rows = sequence.features.rows(lanes, pages)
+        # The forest needs no more than the rows: the next step may be observed meanwhile.
+        return self.model.predict(rows)

@@ -14,7 +14,7 @@ from hotset.daemon.planner import Scorer
 from hotset.daemon.resume import StateFile
 from hotset.daemon.sidecar import Sidecar
 from hotset.protos.errors import HotsetError, ProtocolError
-from hotset.protos.messages import PROTOCOL_VERSION, Advice, Detach, Error, Heartbeat, Hello, Message, Step
+from hotset.protos.messages import PROTOCOL_VERSION, Advice, Detach, Error, Heartbeat, Hello, Message
 
 WAIT_SECONDS = 0.2
 GREETING_SECONDS = 1.0
@@ -94,28 +94,23 @@ class Session:
         arrived = self._clock()
         if received is None and not self._alive(arrived - self._heard):
             self.ended = "the decode process is gone"
-        newest: Step | None = None
         taken = 0
         while received is not None and not self.ended:
             self._heard = arrived
-            step = self._take(received)
-            if step is not None and newest is not None and self.sidecar is not None:
-                self.sidecar.status.counters.steps_skipped += 1
-            newest = step or newest
+            self._take(received)
             taken += 1
             # Plan only from the newest of the steps that have piled up; but a runtime that is faster than we are
             # must not keep us from planning, nor from keeping the lease.
             received = self._connection.receive(0) if taken < MESSAGES_A_TURN else None
         if self.sidecar is not None:
             self.sidecar.configure(self._config)
+            self.sidecar.answer(arrived)
             self.sidecar.status.gauges.ingest_lag = self._clock() - arrived
-            if newest is not None:
-                self.sidecar.plan(newest, arrived)
             self.sidecar.tend()
         if arrived - self._spoke > self._keep_alive:
             self._speak()
 
-    def _take(self, received: Received) -> Step | None:
+    def _take(self, received: Received) -> None:
         message, missing = received
         if isinstance(message, Hello):
             self._greeted(message)
@@ -125,8 +120,6 @@ class Session:
             if missing:
                 self.sidecar.lost(missing)
             self.sidecar.learn(message)
-            return message if isinstance(message, Step) else None
-        return None
 
     def _greeted(self, hello: Hello) -> None:
         if hello.protocol != PROTOCOL_VERSION:

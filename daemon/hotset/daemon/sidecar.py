@@ -7,24 +7,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from hotset.daemon.budget import MovementBudget, ScoringBudget
+from hotset.daemon.ahead import Ahead
+from hotset.daemon.budget import Load, MovementBudget, ScoringBudget
 from hotset.daemon.config import DaemonConfig
+from hotset.daemon.ingest import count_uses
 from hotset.daemon.planner import Planner, Scorer
 from hotset.daemon.recorder import Recorder, trace_meta
 from hotset.daemon.resume import Memory, kind_of
+from hotset.daemon.room import Room
 from hotset.daemon.rule import Rule
 from hotset.daemon.scorers import LearnedScorer
-from hotset.daemon.state import SessionState
+from hotset.daemon.state import LaneStep, SessionState
 from hotset.daemon.status import SessionStatus
 from hotset.daemon.training import Training
 from hotset.protos.errors import HotsetError
 from hotset.protos.messages import (
-    AccessFlag,
     Ack,
     Hello,
     Message,
+    Plan,
     SequenceClose,
     SequenceOpen,
     Snapshot,
@@ -47,7 +48,7 @@ class Sidecar:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         folder = new_folder(config.log_dir, hello)
-        self.state = SessionState(hello.geometry)
+        self.state = SessionState(hello.geometry, Room(config.state_bytes, config.idle_steps))
         self.status = SessionStatus(
             folder, session=hello.session, pid=hello.pid, model=hello.model, log=str(folder),
             geometry=hello.geometry.model_dump(), started=time.time(),
@@ -65,6 +66,11 @@ class Sidecar:
             rows_per_part=config.rows_per_part, flush_seconds=config.flush_seconds,
         )  # fmt: skip
         self._scoring = ScoringBudget(config.rules.rows)
+        self._ahead = Ahead(self.state, self._scoring.observe)
+        self._load = Load()
+        self._learning = 0.0
+        self._taken: list[tuple[Step, list[LaneStep]]] = []
+        self._done = clock()
         self._flushed: threading.Event | None = None
         self._training: Training | None = None
         self._trained_at = 0
@@ -137,10 +143,14 @@ class Sidecar:
             self._say(SnapshotRequest())
 
     def learn(self, message: Message) -> None:
-        """Take in what the runtime reports. Raises ProtocolError if it does not fit its geometry."""
+        """Take in what the runtime reports; what a step teaches waits for `answer`.
+
+        Raises ProtocolError if it does not fit its geometry.
+        """
         counters = self.status.counters
         if isinstance(message, Step):
-            self._learn_step(message)
+            self._taken.append((message, self.state.take(message)))
+            self._budget.observe(message.stats)
         elif isinstance(message, SequenceOpen):
             self.state.open(message)
         elif isinstance(message, SequenceClose):
@@ -153,10 +163,55 @@ class Sidecar:
             counters.plans_refused += message.of == "plan" and not message.accepted
             counters.advice_refused += message.of == "advice" and not message.accepted
 
-    def _learn_step(self, message: Step) -> None:
-        parts = self.state.step(message)
+    def answer(self, arrived: float) -> None:
+        """Plan from the newest step that was taken, which came at `arrived`, and learn from all that were.
+
+        Where learning and scoring take little of a step, the plan is of this very step. Else it is made at once of
+        values that were made ahead, and comes before the learning.
+        """
+        if not self._taken:
+            return
+        newest, count = self._taken[-1][0], len(self._taken)
+        self.status.counters.steps_skipped += count - 1
+        plans = self._plans(newest)
+        if self._scoring.fits(self._planner.turns.round_pages, self._learning * count, newest.stats):
+            self._ahead.pause()
+            self._learn_taken()
+            if plans:
+                self._plan_fresh(newest, arrived)
+        else:
+            if plans and self._ahead.running:
+                plan = self._planner.make(self.state, self._rule.scorer, self._ahead.take(), self._room(newest))
+                self._send(plan, arrived)
+            self._learn_taken()
+            if self.leads and self.state.synced and (newest.epoch + 1) % self._config.plan_every == 0:
+                self._ahead.start(self._rule.scorer, self._planner.rules)
+        waited, self._done = max(0.0, arrived - self._done), self._clock()
+        self._load.observe(count, self._done - arrived, waited)
+
+    def _plans(self, newest: Step) -> bool:
+        if not self.leads or not self.state.synced:
+            return False
+        self._adopt_model()
+        if self._rule.scorer.source != self.status.source:
+            self.status.counters.guard_takeovers += self.status.source == "learned"
+            self._tell(verdict=self._rule.verdict)
+        return newest.epoch % self._config.plan_every == 0
+
+    def _learn_taken(self) -> None:
+        began, count = self._clock(), len(self._taken)
+        for message, parts in self._taken:
+            self._learn_step(message, parts)
+        self._taken.clear()
+        spent = (self._clock() - began) / count
+        self._learning = 0.9 * self._learning + 0.1 * spent if self._learning else spent
+        gauges, counters = self.status.gauges, self.status.counters
+        gauges.observed_share, gauges.state_bytes = self._load.share, self.state.room.used(self.state.sequences)
+        counters.lanes_shed, counters.compactions = self.state.lanes_shed, self.state.room.compactions
+
+    def _learn_step(self, message: Step, parts: list[LaneStep]) -> None:
+        self.state.learn(parts, message.epoch, self._load.share)
         self._rule.observe(parts)
-        self._budget.observe(message.stats)
         self._count(message)
         # One log a session: whoever stands by leaves it to the controller.
         if self.leads and self._config.record:
@@ -167,10 +222,11 @@ class Sidecar:
 
     def _count(self, message: Step) -> None:
         status, stats, counters = self.status, message.stats, self.status.counters
+        uses = count_uses(message.flags)
         counters.steps_received += 1
-        counters.accesses += int(np.count_nonzero(message.flags & AccessFlag.SELECTED))
-        counters.hits += int(np.count_nonzero(message.flags & AccessFlag.HIT))
-        counters.prefetched_hits += int(np.count_nonzero(message.flags & AccessFlag.PREFETCHED))
+        counters.accesses += uses.selected
+        counters.hits += uses.hits
+        counters.prefetched_hits += uses.prefetched
         counters.demand_pages += stats.demand_pages
         counters.moved_bytes += stats.moved_bytes
         counters.step_seconds += stats.step_us / 1e6
@@ -183,20 +239,17 @@ class Sidecar:
         gauges.waiting, gauges.paused = stats.waiting, stats.paused
         gauges.hot_slots = stats.hot_slots or self.state.geometry.slots
 
-    def plan(self, step: Step, arrived: float) -> None:
-        """Plan from `step`, the newest, which came at monotonic time `arrived`."""
-        if not self.leads or not self.state.synced:
-            return
-        self._adopt_model()
-        if self._rule.scorer.source != self.status.source:
-            self.status.counters.guard_takeovers += self.status.source == "learned"
-            self._tell(verdict=self._rule.verdict)
-        if step.epoch % self._config.plan_every:
-            return
-        start = self._clock()
-        rows = self._scoring.rows(step.stats)
-        plan = self._planner.plan(self.state, self._rule.scorer, self._budget.pages(step.stats), rows)
+    def _room(self, step: Step) -> int:
+        """Pages that may be prefetched now."""
+        return self._budget.pages(step.stats)
+
+    def _plan_fresh(self, step: Step, arrived: float) -> None:
+        start, rows = self._clock(), self._scoring.rows(step.stats)
+        plan = self._planner.plan(self.state, self._rule.scorer, self._room(step), rows)
         self._scoring.observe(self._planner.scored, self._clock() - start)
+        self._send(plan, arrived)
+
+    def _send(self, plan: Plan, arrived: float) -> None:
         counters = self.status.counters
         if not self._say(plan):
             counters.plans_dropped += 1
@@ -281,6 +334,10 @@ class Sidecar:
         """Stop the training, finish the log, and say why."""
         if self._training is not None:
             self._training.stop()
+        self._ahead.close()
+        if self._taken:
+            # The message that ended the session came right after these.
+            self._learn_taken()
         self._recorder.close()
         self.status.counters.steps_logged = self._recorder.logged
         self.status.role, self.status.reason = "ended", reason

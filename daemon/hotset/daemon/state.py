@@ -6,135 +6,83 @@ ends its session with a ProtocolError instead of an index error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hotset.daemon.heat import Heat
-from hotset.predictor.features import FeatureState
+from hotset.daemon.ingest import fault
+from hotset.daemon.room import Room
+from hotset.daemon.sequence import LaneStep, SequenceState
 from hotset.protos.errors import ProtocolError
-from hotset.protos.messages import (
-    AccessFlag,
-    Geometry,
-    SequenceClose,
-    SequenceOpen,
-    Snapshot,
-    Step,
-    StepStats,
-)
+from hotset.protos.messages import Geometry, SequenceClose, SequenceOpen, Snapshot, Step, StepStats
+
+__all__ = ["LaneStep", "SequenceState", "SessionState"]
 
 Int32 = npt.NDArray[np.int32]
-UInt8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
-_ALL_FLAGS = int(AccessFlag.SELECTED | AccessFlag.HIT | AccessFlag.PREFETCHED)
-
-
-@dataclass(frozen=True)
-class LaneStep:
-    """The part of a step that belongs to one sequence; arrays are [lanes, candidates] views of the message."""
-
-    sequence: SequenceState
-    step: int
-    length: int
-    pages: Int32
-    scores: UInt8
-    flags: UInt8
-
-
-class SequenceState:
-    """Page table, score averages and features of one sequence."""
-
-    def __init__(self, sequence: int, prompt_tokens: int, geometry: Geometry) -> None:
-        self.id = sequence
-        self.prompt_tokens = prompt_tokens
-        self.length = prompt_tokens
-        self.heat = Heat(geometry.lanes)
-        self.features = FeatureState(
-            layers=geometry.layers,
-            kv_heads=geometry.kv_heads,
-            page_size=geometry.page_size,
-            selected=geometry.selected,
-            pages=-(-max(1, prompt_tokens) // geometry.page_size),
-        )
-        self._groups: Int32 = np.empty(256, np.int32)
-        self._known: set[int] = set()
-
-    @property
-    def groups(self) -> Int32:
-        """Groups in logical order, the tail's included, [pages] int32."""
-        return self._groups[: len(self._known)]
-
-    def sealed(self, page_size: int) -> Int32:
-        """Groups of full pages only."""
-        return self.groups[: self.length // page_size]
-
-    def add(self, group: int) -> None:
-        """The next logical page is `group`; one that the sequence has is ignored."""
-        if group in self._known:
-            return
-        count = len(self._known)
-        if count == len(self._groups):
-            self._groups = np.concatenate([self._groups, np.empty_like(self._groups)])
-        self._groups[count] = group
-        self._known.add(group)
-        self.heat.grow(count + 1)
-
-    def set_groups(self, groups: Int32) -> None:
-        """Replace the page table."""
-        self._known = set()
-        for group in groups.tolist():
-            self.add(group)
-
-    def observe(self, part: LaneStep) -> None:
-        """Learn from one step."""
-        self.length = part.length
-        self.heat.grow(int(part.pages.max(initial=-1)) + 1)
-        selected = (part.flags & AccessFlag.SELECTED) != 0
-        self.heat.observe(part.pages, part.scores, selected)
-        self.features.observe(part.length, part.pages, part.scores, selected)
 
 
 class SessionState:
     """All sequences of one decode process.
 
     `resident` is [groups * lanes] bool, `generations` [groups] uint32. `synced` is False from a gap until the
-    next snapshot: page tables may lack groups then, and `resident` may be wrong.
+    next snapshot: page tables may lack groups then, and `resident` may be wrong. `epoch` is the last step whose
+    residency is known, `learned` the last that the features of all sequences have observed.
     """
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, room: Room | None = None) -> None:
         self.geometry = geometry
+        self.room = room or Room()
         self.sequences: dict[int, SequenceState] = {}
         self.resident: Bool = np.zeros(geometry.groups * geometry.lanes, np.bool_)
         self.generations: npt.NDArray[np.uint32] = np.zeros(geometry.groups, np.uint32)
-        self.epoch = 0
+        self.epoch = self.learned = 0
         self._last_step = -1
+        self._owners: Int32 = np.zeros(geometry.groups, np.int32)
+        self._shared = 0
         self.stats = StepStats()
         self.synced = False
+        self.lanes_shed = 0
+        """lanes of sequence steps that were not observed"""
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of all sequences."""
+        return len(self.sequences) * self.geometry.lanes
 
     def open(self, message: SequenceOpen) -> None:
         """A sequence will decode."""
         self._check(message.groups, self.geometry.groups, "group")
-        sequence = SequenceState(message.sequence, message.prompt_tokens, self.geometry)
-        sequence.set_groups(message.groups)
+        self._drop(message.sequence)
+        sequence = self.room.open(self.sequences, message.sequence, message.prompt_tokens, self.geometry)
+        sequence.stepped_at = self.epoch
+        sequence.set_groups(message.groups, message.generations)
         self.generations[message.groups] = message.generations
+        self._own(sequence.groups)
         self.sequences[message.sequence] = sequence
 
     def close(self, message: SequenceClose) -> None:
         """A sequence ended."""
-        self.sequences.pop(message.sequence, None)
+        self._drop(message.sequence)
 
     def snapshot(self, message: Snapshot) -> None:
         """Take over the whole state; what was learned of known sequences is kept."""
         self._check(message.groups, self.geometry.groups, "group")
         self._check(message.resident, len(self.resident), "page")
         before, self.sequences = self.sequences, {}
+        self._owners[:] = self._shared = 0
         for i, number in enumerate(message.sequences):
-            sequence = before.get(number) or SequenceState(number, int(message.prompt_tokens[i]), self.geometry)
+            sequence = before.get(number)
+            if sequence is None:
+                held = before | self.sequences
+                sequence = self.room.open(held, number, int(message.prompt_tokens[i]), self.geometry)
             sequence.length = int(message.lengths[i])
-            sequence.set_groups(message.groups[message.offsets[i] : message.offsets[i + 1]])
+            pages = slice(message.offsets[i], message.offsets[i + 1])
+            sequence.set_groups(message.groups[pages], message.generations[pages])
+            self._own(sequence.groups)
             self.sequences[number] = sequence
         self.generations[message.groups] = message.generations
         self.resident[:] = False
@@ -143,22 +91,44 @@ class SessionState:
 
     def shares_groups(self) -> bool:
         """Whether any group belongs to two sequences."""
-        tables = [sequence.groups for sequence in self.sequences.values()]
-        groups = np.concatenate(tables) if tables else np.empty(0, np.int32)
-        return len(np.unique(groups)) < len(groups)
+        return self._shared > 0
 
     def step(self, message: Step) -> list[LaneStep]:
-        """Learn from one step; returns its parts by sequence. A sequence never heard of makes `synced` False."""
+        """`take` and `learn` all of one step."""
+        parts = self.take(message)
+        self.learn(parts, message.epoch)
+        return parts
+
+    def take(self, message: Step) -> list[LaneStep]:
+        """Take over tables and residency of one step, which is quick; returns its parts by sequence, to be learned.
+
+        A sequence never heard of makes `synced` False.
+        """
         self._check_step(message)
         self._new_groups(message)
         self.resident[message.evicted] = False
         self.resident[message.loaded] = True
         self.epoch = self._last_step = message.epoch
         self.stats = message.stats
-        parts = list(self._parts(message))
-        for part in parts:
-            part.sequence.observe(part)
-        return parts
+        return list(self._parts(message))
+
+    def learn(self, parts: Sequence[LaneStep], epoch: int, share: float = 1.0) -> None:
+        """Let the features observe a step that was taken; of its lanes only `share`, whole sequences first.
+
+        It is the same sequences from step to step, as far as they go on, whose features so stay whole.
+        """
+        lanes = self.geometry.lanes
+        left = math.ceil(share * lanes * len(parts))
+        for part in parts if share >= 1.0 else sorted(parts, key=lambda part: _scattered(part.sequence.id)):
+            sequence = part.sequence
+            sequence.stepped_at = epoch
+            pages = int(part.pages.max(initial=0)) + 1
+            watched = min(left, lanes) if self.room.admit(self.sequences, part, pages) else 0
+            sequence.observe(part, watched)
+            left -= min(left, lanes)
+            self.lanes_shed += lanes - watched
+        self.learned = max(self.learned, epoch)
+        self.room.tidy(self.sequences, epoch)
 
     def _parts(self, message: Step) -> Iterator[LaneStep]:
         lanes = self.geometry.lanes
@@ -179,10 +149,23 @@ class SessionState:
 
     def _new_groups(self, message: Step) -> None:
         self.generations[message.new_group] = message.new_generation
-        for number, group in zip(message.new_sequence.tolist(), message.new_group.tolist(), strict=True):
+        new = zip(
+            message.new_sequence.tolist(), message.new_group.tolist(), message.new_generation.tolist(), strict=True
+        )
+        for number, group, generation in new:
             sequence = self.sequences.get(number)
-            if sequence is not None:
-                sequence.add(group)
+            if sequence is not None and sequence.add(group, generation):
+                self._own(np.array([group], np.int32))
+
+    def _own(self, groups: Int32) -> None:
+        self._owners[groups] += 1
+        self._shared += int((self._owners[groups] == 2).sum())
+
+    def _drop(self, number: int) -> None:
+        sequence = self.sequences.pop(number, None)
+        if sequence is not None:
+            self._shared -= int((self._owners[sequence.groups] == 2).sum())
+            self._owners[sequence.groups] -= 1
 
     def _check_step(self, message: Step) -> None:
         rows, columns = message.candidates.shape
@@ -190,12 +173,11 @@ class SessionState:
             raise ProtocolError(f"a step of {rows} x {columns} candidates does not fit the geometry")
         if len(set(message.sequences)) != len(message.sequences):
             raise ProtocolError("a step names a sequence twice")
-        if message.epoch <= self._last_step or int(message.flags.max(initial=0)) > _ALL_FLAGS:
-            raise ProtocolError(f"step {message.epoch} after {self._last_step}, or with unknown flags")
-        last = np.repeat((message.lengths - 1) // self.geometry.page_size, self.geometry.lanes)
-        if columns and bool((message.candidates.max(axis=1) > last).any()):
-            raise ProtocolError("a candidate lies beyond the end of its sequence")
-        self._check(message.candidates, self.geometry.groups, "logical page", least=-1)
+        if message.epoch <= self._last_step:
+            raise ProtocolError(f"step {message.epoch} after {self._last_step}")
+        newest = np.minimum((message.lengths - 1) // self.geometry.page_size, self.geometry.groups - 1)
+        if wrong := fault(message.candidates, message.flags, newest.astype(np.int32)):
+            raise ProtocolError(f"step {message.epoch} {wrong}")
         self._check(message.new_group, self.geometry.groups, "group")
         self._check(message.loaded, len(self.resident), "page")
         self._check(message.evicted, len(self.resident), "page")
@@ -203,3 +185,8 @@ class SessionState:
     def _check(self, values: npt.NDArray[Any], end: int, what: str, least: int = 0) -> None:
         if values.size and not (least <= values.min() and values.max() < end):
             raise ProtocolError(f"the runtime names a {what} outside {least}..{end - 1}")
+
+
+def _scattered(number: int) -> int:
+    """Sequences in an order that has nothing to do with their age (Knuth's multiplicative hash)."""
+    return number * 2654435761 % (1 << 32)

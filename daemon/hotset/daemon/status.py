@@ -51,6 +51,8 @@ class SessionCounters:
     guard_takeovers: int = 0
     advice_sent: int = 0
     advice_refused: int = 0
+    lanes_shed: int = 0
+    compactions: int = 0
     trainings: int = 0
     swaps: int = 0
     entries_rejected: dict[str, int] = field(default_factory=dict)
@@ -64,6 +66,8 @@ class SessionGauges:
     paused: int | None = None
     hot_slots: int | None = None
     ingest_lag: float | None = None
+    observed_share: float = 1.0
+    state_bytes: int = 0
     scored_share: float | None = None
     link_rate: float | None = None
     guard_ok: bool | None = None

@@ -6,16 +6,24 @@ import numpy as np
 
 from hotset.daemon.config import PlanRules
 from hotset.daemon.planner import Planner, Scorer
+from hotset.daemon.room import Room
 from hotset.daemon.state import SessionState
 from hotset.protos.messages import Geometry, SequenceOpen, Step
 from hotset.protos.wire import decode, encode
 
 _GEOMETRY = Geometry(layers=1, kv_heads=1, page_size=1, selected=1, candidates=2, page_bytes=1, slots=2, groups=2)
 
+_ONLY_HEAT = 64
+"""bytes in which the tiny sequence finds room for no more"""
+
 
 def warm_up(scorer: Scorer) -> None:
     """Plan one step of a tiny sequence. Compiled code is cached on disk, so this takes seconds only once."""
-    state = SessionState(_GEOMETRY)
+    for room in (Room(), Room(limit=_ONLY_HEAT)):
+        _step(SessionState(_GEOMETRY, room), scorer)
+
+
+def _step(state: SessionState, scorer: Scorer) -> None:
     groups = np.arange(2, dtype="<i4")
     state.open(SequenceOpen(sequence=0, prompt_tokens=2, groups=groups, generations=np.zeros(2, "<u4")))
     empty = np.zeros(0, "<i4")

@@ -53,6 +53,10 @@ COUNTERS: dict[str, Metric] = {
     "advice_sent": Metric("hotset_advice_sent_total", "counter", "Pieces of advice sent"),
     "advice_refused": Metric("hotset_advice_refused_total", "counter", "Pieces of advice the runtime did not follow"),
     "log_bytes": Metric("hotset_log_bytes_total", "counter", "Bytes of trace log written"),
+    "lanes_shed": Metric(
+        "hotset_lanes_shed_total", "counter", "Lanes of sequence steps not observed: overload, or no room"
+    ),
+    "compactions": Metric("hotset_compactions_total", "counter", "Sequences whose features were dropped"),
     "trainings": Metric("hotset_trainings_total", "counter", "Trainings started"),
     "swaps": Metric("hotset_model_swaps_total", "counter", "Models put into service"),
 }
@@ -74,6 +78,10 @@ GAUGES: dict[str, Metric] = {
     "ingest_lag": Metric(
         "hotset_ingest_lag_seconds", "gauge", "Time that taking in what had piled up took in the newest turn"
     ),
+    "observed_share": Metric(
+        "hotset_observed_lanes_ratio", "gauge", "Share of the lanes that is observed; below 1 under overload"
+    ),
+    "state_bytes": Metric("hotset_state_bytes", "gauge", "Memory for what is remembered of pages"),
     "scored_share": Metric(
         "hotset_scored_lanes_ratio", "gauge", "Share of the lanes that a plan scores; the others take turns"
     ),

@@ -45,7 +45,7 @@ class FeatureState:
             raise ConfigError(f"feature state: {layers=}, {kv_heads=}, {page_size=}, {selected=} must be positive")
         self._layers, self._heads = layers, kv_heads
         self._lanes = layers * kv_heads
-        self._page_size = page_size
+        self.page_size = page_size
         self._selected = selected
         self._hot: Records = make_hot(self._lanes, max(1, pages))
         self._memory: PageMemory | None = None
@@ -123,7 +123,7 @@ class FeatureState:
         """
         if not pages.shape == scores.shape == selected.shape or pages.ndim != 2 or len(pages) > self._lanes:
             raise ConfigError(f"a step needs [{self._lanes}, n] arrays, got {pages.shape}, {scores.shape}")
-        self._newest = max(0, length - 1) // self._page_size
+        self._newest = max(0, length - 1) // self.page_size
         self._reserve(max(self._newest, int(pages.max(initial=-1))) + 1)
         if self._memory is None or self._echoes is None:
             observe_heat(self._hot, self._view, self._steps, pages, scores, selected)

@@ -1,0 +1,96 @@
+"""How much memory the features of one session may take, and who gives way when it is full.
+
+Idle sequences are compacted: they keep heat (16 bytes a page of a lane) and lose features. When a sequence that
+steps needs room, the others give way, the longest idle first; then it does without features itself; what does
+not fit even so is not observed. The bound holds at every moment, copies made while growing included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hotset.daemon.sequence import LaneStep, SequenceState
+from hotset.protos.messages import Geometry
+
+STATE_BYTES = 8 << 30
+IDLE_STEPS = 512
+_TIDY_EVERY = 32
+
+
+class Room:
+    """`limit` bytes at most for the features of all sequences; compacts those that rest for `idle_steps`."""
+
+    def __init__(self, limit: int = STATE_BYTES, idle_steps: int = IDLE_STEPS) -> None:
+        self.limit = limit
+        self.idle_steps = idle_steps
+        self.compactions = 0
+        self._tidied = 0
+
+    def used(self, sequences: Mapping[int, SequenceState]) -> int:
+        """Bytes that the features of `sequences` hold now."""
+        return sum(s.features.nbytes for s in list(sequences.values()))
+
+    def open(
+        self, sequences: Mapping[int, SequenceState], number: int, prompt_tokens: int, geometry: Geometry
+    ) -> SequenceState:
+        """A new sequence beside those that are held: whole if there is room, else compact, else empty."""
+        made = SequenceState(number, prompt_tokens, geometry, pages=1, compact=True)
+        pages = -(-max(1, prompt_tokens) // geometry.page_size)
+        for compact in (False, True):
+            if self._make(sequences, None, made.features.bytes_of(pages, compact=compact), spare=0):
+                return SequenceState(number, prompt_tokens, geometry, compact=compact)
+        return made
+
+    def admit(self, sequences: Mapping[int, SequenceState], part: LaneStep, pages: int) -> bool:
+        """Make room for what a step needs of its sequence; False if it may not be observed.
+
+        `pages` is one more than the largest page that it names.
+        """
+        sequence, features = part.sequence, part.sequence.features
+        pages = max(pages, -(-part.length // features.page_size))
+        room = features.room_for(pages)
+        if features.is_compact:
+            wanted = features.bytes_of(room, compact=False)
+            if self._make(sequences, sequence, wanted, spare=self.idle_steps):
+                sequence.expand()
+        if room == features.pages:
+            return True
+        if self._make(sequences, sequence, features.bytes_of(room, compact=features.is_compact), spare=0):
+            return True
+        if not features.is_compact:
+            sequence.compact()
+            self.compactions += 1
+        return self._make(sequences, sequence, features.bytes_of(room, compact=True), spare=0)
+
+    def tidy(self, sequences: Mapping[int, SequenceState], epoch: int) -> None:
+        """Compact who has not stepped for long, now and then."""
+        if 0 <= epoch - self._tidied < _TIDY_EVERY:
+            return
+        self._tidied = epoch
+        for sequence in list(sequences.values()):
+            if epoch - sequence.stepped_at > self.idle_steps and not sequence.features.is_compact:
+                sequence.compact()
+                self.compactions += 1
+
+    def _make(
+        self, sequences: Mapping[int, SequenceState], for_whom: SequenceState | None, wanted: int, spare: int
+    ) -> bool:
+        """Have `wanted` more bytes below the limit, compacting others that rest for more than `spare` steps."""
+        free = self.limit - self.used(sequences)
+        if free >= wanted:
+            return True
+        newest = max((s.stepped_at for s in sequences.values()), default=0)
+        resting = [
+            s for s in sequences.values()
+            if s is not for_whom and not s.features.is_compact and newest - s.stepped_at > spare
+        ]  # fmt: skip
+        gain = {s.id: s.features.nbytes - s.features.bytes_of(s.features.pages, compact=True) for s in resting}
+        if free + sum(gain.values()) < wanted:
+            return False
+        for sequence in sorted(resting, key=lambda s: s.stepped_at):
+            if free >= wanted:
+                break
+            sequence.compact()
+            self.compactions += 1
+            free += gain[sequence.id]
+        return True

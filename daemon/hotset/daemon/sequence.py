@@ -1,0 +1,118 @@
+"""What a daemon knows of one sequence: its page table, its features, and which of them can be trusted."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hotset.predictor.features import FeatureState
+from hotset.protos.messages import AccessFlag, Geometry
+
+Int32 = npt.NDArray[np.int32]
+UInt8 = npt.NDArray[np.uint8]
+UInt32 = npt.NDArray[np.uint32]
+
+SETTLE = 32
+"""observed steps until what was missed no longer shows: 0.7**32 of an average"""
+_GROWTH = 256
+
+
+@dataclass(frozen=True)
+class LaneStep:
+    """The part of a step that belongs to one sequence; arrays are [lanes, candidates] views of the message."""
+
+    sequence: SequenceState
+    step: int
+    length: int
+    pages: Int32
+    scores: UInt8
+    flags: UInt8
+
+
+class SequenceState:
+    """Page table and features. Whoever reads or writes `features` holds `lock`: a scorer may run on its own thread."""
+
+    def __init__(
+        self, sequence: int, prompt_tokens: int, geometry: Geometry, *, pages: int | None = None, compact: bool = False
+    ) -> None:
+        self.id = sequence
+        self.prompt_tokens = prompt_tokens
+        self.length = prompt_tokens
+        self.lock = threading.Lock()
+        self.features = FeatureState(
+            layers=geometry.layers,
+            kv_heads=geometry.kv_heads,
+            page_size=geometry.page_size,
+            selected=geometry.selected,
+            pages=-(-max(1, prompt_tokens) // geometry.page_size) if pages is None else pages,
+            compact=compact,
+        )
+        self.stepped_at = 0
+        """epoch of its last step"""
+        self.blind: Int32 = np.zeros(geometry.lanes, np.int32)
+        """[lanes] observed step until which nothing is said of a lane, as part of what it did was not seen"""
+        self._plain = 0
+        self._groups: Int32 = np.empty(_GROWTH, np.int32)
+        self._generations: UInt32 = np.empty(_GROWTH, np.uint32)
+        self._known: set[int] = set()
+
+    @property
+    def groups(self) -> Int32:
+        """Groups in logical order, the tail's included, [pages] int32."""
+        return self._groups[: len(self._known)]
+
+    @property
+    def generations(self) -> UInt32:
+        """Of each group, when the sequence got it, [pages] uint32."""
+        return self._generations[: len(self._known)]
+
+    @property
+    def has_features(self) -> bool:
+        """Whether a model may judge by the features: they are kept, and have been for SETTLE steps."""
+        return not self.features.is_compact and self.features.steps >= self._plain
+
+    def sealed(self, page_size: int) -> Int32:
+        """Groups of full pages only."""
+        return self.groups[: self.length // page_size]
+
+    def add(self, group: int, generation: int) -> bool:
+        """The next logical page is `group`; False, and nothing done, if the sequence has it."""
+        if group in self._known:
+            return False
+        count = len(self._known)
+        if count == len(self._groups):
+            self._groups = np.concatenate([self._groups, np.empty_like(self._groups)])
+            self._generations = np.concatenate([self._generations, np.empty_like(self._generations)])
+        self._groups[count], self._generations[count] = group, generation
+        self._known.add(group)
+        return True
+
+    def set_groups(self, groups: Int32, generations: UInt32) -> None:
+        """Replace the page table."""
+        self._known = set()
+        for group, generation in zip(groups.tolist(), generations.tolist(), strict=True):
+            self.add(group, generation)
+
+    def observe(self, part: LaneStep, watched: int) -> None:
+        """Learn what the first `watched` lanes did in a step."""
+        with self.lock:
+            self.length = part.length
+            if watched:
+                selected = (part.flags[:watched] & AccessFlag.SELECTED) != 0
+                self.features.observe(part.length, part.pages[:watched], part.scores[:watched], selected)
+            if watched < len(self.blind):
+                self.blind[watched:] = self._plain = self.features.steps + SETTLE
+
+    def compact(self) -> None:
+        """Keep no more than heat."""
+        with self.lock:
+            self.features.compact()
+
+    def expand(self) -> None:
+        """Keep features again; a model waits until they have settled."""
+        with self.lock:
+            self.features.expand()
+            self._plain = self.features.steps + SETTLE
