@@ -79,6 +79,10 @@ def test_a_restarted_daemon_plans_with_the_model_at_once(tmp_path: Path, folder:
     sidecar.greeted(hello())
     assert (sidecar.status.source, sidecar.status.model_version) == ("learned", model.card.version)
     assert [phase["phase"] for phase in sidecar.status.phases] == ["resumed", "attach", "learned"]
+    sidecar._measure()
+    gauges = sidecar.status.gauges
+    assert (gauges.guard_ok, gauges.ghost_learned, gauges.retrain_wanted) == (True, 0, False)
+    assert gauges.model_made == pytest.approx((folder / MODEL_FILE).stat().st_mtime)
     sidecar.close("test")
 
 

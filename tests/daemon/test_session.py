@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hotset.daemon.config import DaemonConfig
+from hotset.daemon.config import DaemonConfig, PlanRules
 from hotset.daemon.connection import Connection
 from hotset.daemon.scorers import HeuristicScorer
 from hotset.daemon.session import Session
@@ -250,6 +250,21 @@ def test_garbage_from_a_runtime_ends_the_session(stage: Stage) -> None:
         stage.transport.send(peer.id, [b"?", b"!", b""])
     until(lambda: session.ended != "")
     assert "sequence number has 1 bytes" in session.ended
+
+
+def test_a_reload_reaches_a_session_that_runs(stage: Stage) -> None:
+    session = stage.session(link_gbps=1.0)
+    until(lambda: leads(session))
+    stage.play(3, pause=0.02)
+    assert session.sidecar is not None
+    until(lambda: session.sidecar is not None and session.sidecar.status.counters.plans_sent > 0)
+    session.configure(DaemonConfig(log_dir=stage.folder, link_gbps=2.0, plan_every=1 << 20, rules=PlanRules(rows=7)))
+    until(lambda: session.sidecar is not None and session.sidecar._budget.gbps == 2.0)
+    assert session.sidecar._planner.rules.rows == 7
+    before = session.sidecar.status.counters.plans_sent
+    stage.play(5, pause=0.02)
+    until(lambda: steps_of(session) == 8)
+    assert session.sidecar.status.counters.plans_sent == before
 
 
 def test_two_sessions_never_share_a_folder(stage: Stage) -> None:
