@@ -5,20 +5,33 @@
 3,072 lanes of 128 candidates by default, once planned by the heuristic and once by a model that is trained on the
 recorded sample. `plan_ms` is what the decode process sees, from publishing a step to the next plan in its hands;
 `arrival_to_sent_ms` what the daemon sees; `scored_share` is the share of all lanes whose turn came between two plans,
-`scored_rows_a_plan` the values and prefetches that a plan holds. Prints one JSON object a scorer.
+`scored_rows_a_plan` the values and prefetches that a plan holds. Before that `path` tells the processor time, in
+milliseconds, of what stands between a step and its plan (decode, take, make, encode), of learning the step, and of
+scoring one plan's pages, all on one thread. Prints one JSON object a part.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench_ingest import served  # type: ignore[import-not-found]
+from daemon_load import Node  # type: ignore[import-not-found]
 
+from hotset.daemon.config import PlanRules
+from hotset.daemon.planner import Planner
 from hotset.daemon.scorers import HeuristicScorer, LearnedScorer
+from hotset.daemon.state import SessionState
+from hotset.daemon.turns import Scored, Scorer, Turns
 from hotset.predictor.experiments.fit import fit, reuse_rows
 from hotset.predictor.trace import read_trace
+from hotset.protos.wire import decode, encode
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample.parquet"
 
@@ -32,8 +45,36 @@ def main() -> None:
     told = parser.parse_args()
     learned = LearnedScorer(fit([reuse_rows(read_trace(SAMPLE), fraction=0.5, seed=0)]))
     for scorer in (HeuristicScorer(), learned):
+        print(json.dumps({scorer.source: {"path": path(scorer, told.sequences)}}), flush=True)
         found = served(scorer, False, sequences=told.sequences, rate=told.rate, seconds=told.seconds)
         print(json.dumps({scorer.source: found}), flush=True)
+
+
+def path(scorer: Scorer, sequences: int, steps: int = 40) -> dict[str, float]:
+    """Processor milliseconds of each stage (median), pages scored and lanes that had their turn a plan."""
+    node, rules, spent = Node(sequences, 50_000), PlanRules(), defaultdict(list)
+    state, planner, turns = SessionState(node.shape), Planner(rules), Turns(near=True)
+    state.snapshot(node.snapshot(0))
+    scored: list[Scored] = []
+
+    def timed(stage: str, run: Callable[..., Any], *arguments: Any) -> Any:
+        began = time.thread_time()
+        found = run(*arguments)
+        spent[stage].append((time.thread_time() - began) * 1e3)
+        return found
+
+    for epoch in range(1, steps + 1):
+        frames = [bytes(frame) for frame in encode(node.step(epoch), epoch)]
+        _, message = timed("decode", decode, frames)
+        parts = timed("take", state.take, message)
+        plan = timed("make", planner.make, state, scorer, scored, 2000)
+        timed("encode", encode, plan, epoch)
+        timed("learn", state.learn, parts, epoch)
+        scored = timed("score", turns.score, state, scorer, rules, rules.rows, state.lanes)
+    late = {stage: statistics.median(times[steps // 2 :]) for stage, times in spent.items()}
+    late["step_to_plan"] = sum(late[stage] for stage in ("decode", "take", "make", "encode"))
+    found = {f"{stage}_ms": round(time_spent, 2) for stage, time_spent in late.items()}
+    return found | {"pages_a_plan": planner.scored, "scored_share": round(planner.scored_share, 3)}
 
 
 if __name__ == "__main__":

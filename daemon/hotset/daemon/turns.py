@@ -17,8 +17,10 @@ UInt32 = npt.NDArray[np.uint32]
 Float32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
-NEAREST = 3.0
-"""heuristic value up to which a page that is not resident is scored where not all are: a candidate just now"""
+NEAREST = 2.0
+"""heuristic value up to which a page that is not resident is scored where not all are: it was close to selection"""
+_ENOUGH = 4096
+"""resident pages seen, from which on the first round knows a boundary"""
 
 
 class Scorer(Protocol):
@@ -138,6 +140,9 @@ class Turns:
         self._pages_of_round += pages
         self._lanes_of_round += lanes
         self._per_lane = pages / lanes if not self._per_lane else 0.9 * self._per_lane + 0.1 * pages / lanes
+        if self._near and self._coldest == -float("inf") and self._histogram.sum() >= _ENOUGH:
+            # The first round need not be over to know where the boundary lies, about.
+            self._coldest = cutoff(self._histogram, near)
         if self._lanes_of_round >= state.lanes:
             self.round_pages, self._pages_of_round, self._lanes_of_round = self._pages_of_round, 0, 0
             if self._near:
