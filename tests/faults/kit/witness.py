@@ -20,6 +20,8 @@ class Witness(threading.Thread):
     def __init__(self, endpoint: str, trace: Trace) -> None:
         super().__init__(daemon=True)
         self.steps = 0
+        self.epoch = 0
+        """Of the newest step; a witness that is slow misses some before it."""
         self.plans = 0
         """Plans that the engine applied so far."""
         self.dropped = 0
@@ -60,11 +62,20 @@ class Witness(threading.Thread):
             assert time.monotonic() < end, f"waited in vain for {heard}"
             time.sleep(0.01)
 
+    def waits_for(self, epoch: int, within: float) -> None:
+        """Wait until the engine has come to a step."""
+        end = time.monotonic() + within
+        while self.epoch < epoch:
+            assert self._fault is None, self._fault
+            assert time.monotonic() < end, f"waited in vain at step {self.epoch} for {epoch}"
+            time.sleep(0.01)
+
     def _hear(self, received: Any) -> None:
         message = received.message if received is not None else None
         if isinstance(message, Step):
             self._compare(message)
             self.steps += 1
+            self.epoch = message.epoch
             self.plans = message.stats.plans_applied
             self.dropped = message.stats.steps_dropped
         elif isinstance(message, Hello):
