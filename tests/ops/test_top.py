@@ -102,21 +102,22 @@ def test_processes_come_and_go_and_a_frame_is_drawn_at_any_size(engine: Engine, 
     watcher = Watcher([], None, tmp_path / "logs")
     engine.open_sequence(1, prompt_tokens=4, groups=[0])
     end = time.monotonic() + 10
-    while not engine.attached:
+    (one,) = watcher.observed.values()
+    while one.hello is None:
         assert time.monotonic() < end
         watcher.poll()
     step(engine)
-    while not watcher.cut()[0]["epoch"] and not watcher.observed[engine.endpoint].history[-1]["steps"]:
+    while not watcher.cut()[0]["steps"]:
         assert time.monotonic() < end
         watcher.poll()
-    (row,) = [one.row for one in watcher.observed.values()]
+    row = one.row
     assert (row["model"], row["controller"], row["trouble"]) == ("m", "none", "")
     assert (row["hit_ratio"], row["stall_share"], row["waiting"], row["paused"]) == (0.0, 0.1, 5, 2)
     assert (row["moved_bytes"], row["hot_slots"], row["free"]) == (6 * 64, 60, 54)
     for width, height in ((200, 50), (80, 24), (40, 10), (20, 5), (10, 3)):
         text = StringIO()
         console = Console(file=text, width=width, height=height, color_system=None)
-        console.print(view.screen([row], watcher.observed[engine.endpoint], width, height))
+        console.print(view.screen([row], one, width, height))
         lines = text.getvalue().splitlines()
         assert max(map(len, lines)) <= width
         assert lines[0].startswith("hotset top"[:width])

@@ -133,7 +133,7 @@ def heat_strip(ratios: Floats, width: int, most_heads: int) -> list[Text]:
     for head in range(heads):
         line = Text(f"head {head}".ljust(label) if head == 0 or heads <= 10 else " " * label, style="dim")
         for ratio in shrunk[:, head]:
-            level = 0 if not np.isfinite(ratio) else min(4, int(np.ceil(4 * ratio / top)))
+            level = 0 if not np.isfinite(ratio) else min(4, int(4 * ratio / top + 0.75))
             line.append(SHADES[level] * block, style=COLOURS[level])
         lines.append(line)
     return lines
