@@ -124,14 +124,14 @@ def heat_strip(ratios: Floats, width: int, most_heads: int) -> list[Text]:
     block = 2 if 2 * layers + label <= width else 1
     known = shrunk[np.isfinite(shrunk)]
     top = max(0.02, float(known.max())) if known.size else 0.02
-    legend = Text(f"misses by lane, {ratios.shape[0]} layers x {ratios.shape[1]} heads  ", style="dim")
+    legend = Text(f"misses by lane, {ratios.shape[0]} layers x {ratios.shape[1]} heads  ")
     for level, colour in enumerate(COLOURS):
         legend.append(SHADES[level] * 2, style=colour)
-    legend.append(f" 0 to {100 * top:.0f}%", style="dim")
+    legend.append(f" 0 to {100 * top:.0f}%")
     legend.truncate(width)
     lines = [legend]
     for head in range(heads):
-        line = Text(f"head {head}".ljust(label) if head == 0 or heads <= 10 else " " * label, style="dim")
+        line = Text(f"head {head}".ljust(label) if head == 0 or heads <= 10 else " " * label)
         for ratio in shrunk[:, head]:
             level = 0 if not np.isfinite(ratio) else min(4, int(4 * ratio / top + 0.75))
             line.append(SHADES[level] * block, style=COLOURS[level])
@@ -151,7 +151,7 @@ def _series(name: str, values: Sequence[float | None], counts: bool, width: int)
     now = next((v for v in reversed(values) if v is not None), None)
     said = "-" if now is None else _short(now) if counts else f"{100 * now:.1f}%"
     most = _short(top) if counts else f"{100 * top:.0f}%"
-    line = Text(f"{name:<12}{said:>7}  ", style="dim")
+    line = Text(f"{name:<12}{said:>7}  ")
     line.append(sparkline(values, min(120, width - 32), top), style="cyan")
     line.append(f"  max {most}", style="dim")
     line.truncate(width)
