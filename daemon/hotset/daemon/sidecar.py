@@ -34,6 +34,8 @@ from hotset.protos.messages import (
 )
 
 ASK_SECONDS = 1.0
+SECONDS_A_CANDIDATE = 6e-8
+"""that learning is expected to take, before a step has been learned"""
 
 
 class Sidecar:
@@ -68,7 +70,7 @@ class Sidecar:
         self._scoring = ScoringBudget(config.rules.rows)
         self._ahead = Ahead(self.state, self._scoring.observe)
         self._load = Load()
-        self._learning = 0.0
+        self._learning: float | None = None
         self._taken: list[tuple[Step, list[LaneStep]]] = []
         self._done = clock()
         self._flushed: threading.Event | None = None
@@ -174,7 +176,8 @@ class Sidecar:
         newest, count = self._taken[-1][0], len(self._taken)
         self.status.counters.steps_skipped += count - 1
         plans = self._plans(newest)
-        if self._scoring.fits(self._planner.turns.round_pages, self._learning * count, newest.stats):
+        expected = SECONDS_A_CANDIDATE * newest.candidates.size if self._learning is None else self._learning
+        if self._scoring.fits(self._planner.turns.round_pages, expected * count, newest.stats):
             self._ahead.pause()
             self._learn_taken()
             if plans:
@@ -204,7 +207,7 @@ class Sidecar:
             self._learn_step(message, parts)
         self._taken.clear()
         spent = (self._clock() - began) / count
-        self._learning = 0.9 * self._learning + 0.1 * spent if self._learning else spent
+        self._learning = spent if self._learning is None else 0.9 * self._learning + 0.1 * spent
         gauges, counters = self.status.gauges, self.status.counters
         gauges.observed_share, gauges.state_bytes = self._load.share, self.state.room.used(self.state.sequences)
         counters.lanes_shed, counters.compactions = self.state.lanes_shed, self.state.room.compactions
