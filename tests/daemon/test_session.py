@@ -20,7 +20,7 @@ from hotset.daemon.sidecar import new_folder
 from hotset.daemon.warmup import warm_up
 from hotset.ops.play import TracePlayer, geometry_of, repeat
 from hotset.predictor.trace import SequenceTrace, read_trace
-from hotset.protos.errors import HotsetError
+from hotset.protos.errors import HotsetError, ProtocolError
 from hotset.protos.messages import AccessFlag, Detach, Heartbeat, SequenceOpen
 from hotset.protos.trace import TraceMeta
 from hotset.protos.transport import MemoryServer
@@ -298,3 +298,15 @@ def test_a_connection_counts_gaps_and_survives_a_restart_of_numbers() -> None:
         server.send(received[0], encode(Heartbeat(), number))
     got = [connection.receive(1) for _ in range(5)]
     assert [g.missing for g in got if g is not None] == [0, 0, 2, 0, 0]
+
+
+def test_a_runtime_that_floods_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hotset.daemon.connection.MESSAGES_PER_SECOND", 0.001)
+    server = MemoryServer()
+    connection = Connection(server.connect(), "x")
+    connection.attach("observer")
+    received = server.receive(1)
+    assert received is not None
+    server.send(received[0], encode(Heartbeat(), 1))
+    with pytest.raises(ProtocolError, match="too many messages or bytes a second"):
+        connection.receive(1)

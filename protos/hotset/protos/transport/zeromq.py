@@ -33,6 +33,7 @@ _TROUBLE: dict[int, str] = {
     zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "one side has keys and the other has none, or it is no hotset process",
     zmq.Event.CLOSED: "nobody listens there",
 }
+_HANDSHAKES = frozenset(_TROUBLE) - {zmq.Event.CONNECTED, zmq.Event.CLOSED}
 
 
 class ZmqServer:
@@ -134,6 +135,7 @@ class ZmqClient:
         monitored: bool = False,
     ) -> None:
         """`monitored` is for `trouble`."""
+        self._trouble, self._shook = _TROUBLE[zmq.Event.CLOSED], False
         check_endpoint(endpoint, keys)
         _check_owner(endpoint)
         self._context = zmq.Context()
@@ -153,11 +155,13 @@ class ZmqClient:
 
     def trouble(self) -> str:
         """Why a monitored client has no connection, in words for a person; empty if it has one."""
-        trouble = "nobody listens there"
         while self._monitor is not None and self._monitor.poll(0):
-            event = parse_monitor_message(self._monitor.recv_multipart())["event"]
-            trouble = _TROUBLE.get(int(event), trouble)
-        return trouble
+            event = int(parse_monitor_message(self._monitor.recv_multipart())["event"])
+            shook = event in _HANDSHAKES
+            # ZeroMQ tries again and again: that it connected once more does not unsay how the handshake ended.
+            if event in _TROUBLE and (shook or not self._shook):
+                self._trouble, self._shook = _TROUBLE[event], shook
+        return self._trouble
 
     def receive(self, timeout: float) -> list[Frame] | None:
         """See ClientTransport."""
