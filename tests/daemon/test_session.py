@@ -15,6 +15,7 @@ import pytest
 from hotset.daemon.config import DaemonConfig, PlanRules
 from hotset.daemon.connection import Connection
 from hotset.daemon.scorers import HeuristicScorer
+from hotset.daemon.sequence import LaneStep, SequenceState
 from hotset.daemon.session import Session
 from hotset.daemon.sidecar import new_folder
 from hotset.daemon.warmup import warm_up
@@ -150,6 +151,32 @@ def test_what_the_daemon_believes_is_what_is_resident(stage: Stage) -> None:
     differs = np.flatnonzero(state.resident != stage.player.pool.resident)
     assert len(differs) == 0
     assert sorted(state.sequences) == [4, 5]
+
+
+def test_overload_sheds_lanes_loses_no_step_and_passes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    observe = SequenceState.observe
+
+    def slowly(sequence: SequenceState, part: LaneStep, watched: int) -> None:
+        time.sleep(0.005 * watched)
+        observe(sequence, part, watched)
+
+    monkeypatch.setattr(SequenceState, "observe", slowly)
+    session = stage.session()
+    until(lambda: leads(session))
+    stage.play(60, pause=0.002)
+    until(lambda: steps_of(session) == 60)
+    assert session.sidecar is not None
+    status = session.sidecar.status
+    assert status.counters.lanes_shed > 0
+    assert status.gauges.observed_share < 1.0
+    monkeypatch.undo()
+    for _ in range(200):
+        if status.gauges.observed_share == 1.0:
+            break
+        stage.play(1, pause=0.03)
+    assert status.gauges.observed_share == 1.0
+    assert (status.counters.gaps, status.counters.messages_lost) == (0, 0)
+    assert session.ended == ""
 
 
 def test_attaching_in_the_middle_takes_the_state_from_a_snapshot(stage: Stage) -> None:
