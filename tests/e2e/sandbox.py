@@ -74,7 +74,7 @@ class Hotset:
 
     def endpoint(self, engine: subprocess.Popen[str]) -> str:
         """Where a decode process listens, once it does."""
-        until((self.runtime / f"{engine.pid}.json").exists)
+        until((self.runtime / f"{engine.pid}.json").exists, 5 * WAIT)
         return f"ipc://{self.runtime}/{engine.pid}.sock"
 
     def said(self, process: subprocess.Popen[str]) -> str:
@@ -106,9 +106,9 @@ class Hotset:
             process.communicate()
 
 
-def until(condition: Callable[[], Any]) -> None:
+def until(condition: Callable[[], Any], patience: float = WAIT) -> None:
     """Wait for a condition; fails the test if it never holds."""
-    end = time.monotonic() + WAIT
+    end = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -86,7 +86,7 @@ def test_a_killed_decode_is_repeated_under_the_same_daemon(
     hotset.daemon()
     arguments[arguments.index(MOST)] = 200
     first = hotset.start(*arguments, "--out", tmp_path / "first")
-    until(lambda: hotset.statuses() and hotset.statuses()[0]["role"] == "controller")
+    until(lambda: hotset.statuses() and hotset.statuses()[0]["role"] == "controller", 300)
     first.kill()
     first.wait()
     again = hotset.run(*arguments, "--check", "--json", patience=1200)
