@@ -47,7 +47,7 @@ def test_transfers_follow_each_other() -> None:
 
 def test_prefetch_waits_until_no_demand_does() -> None:
     """Ten pieces of prefetch queue behind one that is on its way; demand that comes then passes all of them."""
-    link, order, under_way = HostLink(0.001), [], threading.Event()
+    link, order, under_way, noticed = HostLink(0.001), [], threading.Event(), threading.Event()
 
     def prefetch() -> None:
         for piece in range(11):
@@ -56,12 +56,14 @@ def test_prefetch_waits_until_no_demand_does() -> None:
                 under_way.set()
                 while piece == 0 and not link.demanded:
                     time.sleep(0.001)
+                noticed.set()
 
     thread = threading.Thread(target=prefetch)
     thread.start()
     assert under_way.wait(10)
     with link.carrying(500, demand=True):
         order.append("demand")
+        assert noticed.wait(10)  # or else the prefetch under way could miss a demand as short as this
     thread.join()
     assert order == ["prefetch", "demand", *10 * ["prefetch"]]
 
