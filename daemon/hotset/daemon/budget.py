@@ -13,6 +13,7 @@ FRESH_SHARE = 0.1
 FRESH_SECONDS = 2e-3
 BUSY = 0.8
 LEAST_SHARE = 1 / 64
+GROWTH = 1.25
 
 
 @dataclass
@@ -96,8 +97,8 @@ class Load:
         # A backlog that shrinks needs nothing but time.
         if steps > 2 and steps >= self._steps and seconds > BUSY * (seconds + waited):
             self._set(max(LEAST_SHARE, self.share / 2))
-        elif self.share < 1.0 and steps == 1 and 2 * self.seconds < BUSY * self._period:
-            self._set(min(1.0, 1.25 * self.share))
+        elif self.share < 1.0 and steps == 1 and GROWTH * self.seconds < BUSY * self._period:
+            self._set(min(1.0, GROWTH * self.share))
         self._steps = steps
 
     def _set(self, share: float) -> None:
