@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
+from hotset.daemon.advice.rules import AdviceRules
+
 
 @dataclass(frozen=True)
 class Option:
@@ -107,6 +109,7 @@ class DaemonConfig(BaseModel):
         None, gt=0, allow_inf_nan=False, description="rate of the host link in 10^9 bytes/s; unset: measured"
     )
     rules: Annotated[PlanRules, _PLANS] = PlanRules()
+    advice: Annotated[AdviceRules, Option("Advice")] = AdviceRules()
 
     state_bytes: Annotated[int, _MEMORY] = Field(
         8 << 30, ge=1 << 20, description="most memory for what is remembered of pages, a decode process"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from hotset.daemon import logs
+from hotset.daemon.advice.node import Node
 from hotset.daemon.bell import Bell
 from hotset.daemon.config import DaemonConfig, with_live
 from hotset.daemon.connection import Connection
@@ -62,6 +63,7 @@ class Daemon:
         self._over = False
         """Whether any session ever was."""
         self._listed: set[str] = set()
+        self._node = Node()
         self._folder = discovery.runtime_dir()
         self._scorer: Scorer = LearnedScorer.load(config.model) if config.model is not None else HeuristicScorer()
         known = self._scorer.model.card.sha256 if isinstance(self._scorer, LearnedScorer) else ""
@@ -199,7 +201,7 @@ class Daemon:
             self._over = True
             return
         connection = Connection(client, self.config.name)
-        session = Session(connection, self.config, alive, self._scorer, state=self._state)
+        session = Session(connection, self.config, alive, self._scorer, state=self._state, node=self._node)
         thread = threading.Thread(target=session.run, args=(self._stop,), name=f"hotset-{name[:8]}", daemon=True)
         self._served[name] = _Served(session, thread)
         thread.start()

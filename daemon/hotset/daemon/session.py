@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from hotset.daemon.advice.node import Node
 from hotset.daemon.config import DaemonConfig
 from hotset.daemon.connection import Connection, Received
 from hotset.daemon.events import say
@@ -36,11 +37,12 @@ class Session:
         scorer: Scorer,
         clock: Callable[[], float] = time.monotonic,
         state: StateFile | None = None,
+        node: Node | None = None,
     ) -> None:
         """`alive(silence)` tells whether the runtime is still there, given the seconds since it last spoke.
 
         `clock` gives the seconds by which everything is timed; a simulation brings its own. `state` knows what an
-        earlier daemon had in service.
+        earlier daemon had in service, `node` what the sessions of one daemon share.
         """
         self.sidecar: Sidecar | None = None
         self.ended = ""
@@ -52,6 +54,7 @@ class Session:
         self._scorer = scorer
         self._clock = clock
         self._state = state
+        self._node = node
         self._heard = self._spoke = clock()
         self._keep_alive = GREETING_SECONDS
 
@@ -129,7 +132,7 @@ class Session:
             self.ended = "another runtime answers in its place"
             return
         if self.sidecar is None:
-            self.sidecar = Sidecar(hello, self._config, self._scorer, self._say, self._clock)
+            self.sidecar = Sidecar(hello, self._config, self._scorer, self._say, self._clock, self._node)
             if self._state is not None and (recalled := self._state.recall(hello)) is not None:
                 self.sidecar.resume(*recalled)
         self._keep_alive = hello.lease_seconds / 3

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from hotset.daemon.advice.advisor import Advisor
+from hotset.daemon.advice.node import Node
 from hotset.daemon.ahead import Ahead
 from hotset.daemon.budget import Load, MovementBudget, ScoringBudget
 from hotset.daemon.config import DaemonConfig
@@ -48,6 +50,7 @@ class Sidecar:
         scorer: Scorer,
         say: Callable[[Message], bool],
         clock: Callable[[], float] = time.monotonic,
+        node: Node | None = None,
     ) -> None:
         folder = new_folder(config.log_dir, hello)
         self.state = SessionState(hello.geometry, Room(config.state_bytes, config.idle_steps))
@@ -61,6 +64,7 @@ class Sidecar:
         self._say = say
         self._clock = clock
         self._rule = Rule(hello.geometry, scorer)
+        self._advisor = Advisor(hello, config.advice, node, config.link_gbps)
         self._planner = Planner(config.rules)
         self._budget = MovementBudget(hello.geometry.page_bytes, config.link_gbps)
         self._recorder = Recorder(
@@ -116,6 +120,7 @@ class Sidecar:
             self.status.role, self.status.reason = "controller", ""
             shape = hello.geometry
             self.status.phase("attach", model=hello.model, lanes=shape.lanes, slots=shape.slots)
+            self._advisor.unsaid()
             self._tell()
         elif not hello.controller:
             self.status.role = "standby"
@@ -156,12 +161,14 @@ class Sidecar:
         elif isinstance(message, SequenceOpen):
             self.state.open(message)
         elif isinstance(message, SequenceClose):
+            self._advisor.closing(message, self.state)
             self.state.close(message)
             self._rule.forget(message.sequence)
         elif isinstance(message, Snapshot):
             self.state.snapshot(message)
             counters.snapshots += 1
         elif isinstance(message, Ack):
+            self._advisor.acknowledged(message)
             counters.plans_refused += message.of == "plan" and not message.accepted
             counters.advice_refused += message.of == "advice" and not message.accepted
 
@@ -191,6 +198,8 @@ class Sidecar:
                 self._ahead.start(self._rule.scorer, self._planner.rules)
         waited, self._done = max(0.0, arrived - self._done), self._clock()
         self._load.observe(count, self._done - arrived, waited)
+        if self.leads and self.state.synced:
+            self._advise()
 
     def _plans(self, newest: Step) -> bool:
         if not self.leads or not self.state.synced:
@@ -215,6 +224,7 @@ class Sidecar:
     def _learn_step(self, message: Step, parts: list[LaneStep]) -> None:
         self.state.learn(parts, message.epoch, self._load.share)
         self._rule.observe(parts)
+        self._advisor.observe(message, self.state)
         self._count(message)
         # One log a session: whoever stands by leaves it to the controller.
         if self.leads and self._config.record:
@@ -261,6 +271,11 @@ class Sidecar:
         counters.entries_sent += len(plan.pages) + len(plan.prefetch)
         counters.prefetch_sent += len(plan.prefetch)
         self.status.planned(self._clock() - arrived)
+
+    def _advise(self) -> None:
+        advice = self._advisor.advise()
+        if advice is not None and not self._say(advice):
+            self._advisor.unsaid()
 
     def tend(self) -> None:
         """What is due whether or not a step came: training and the status file."""
@@ -342,6 +357,7 @@ class Sidecar:
             # The message that ended the session came right after these.
             self._learn_taken()
         self._recorder.close()
+        self._advisor.close()
         self.status.counters.steps_logged = self._recorder.logged
         self.status.role, self.status.reason = "ended", reason
         self.status.phase("end", reason=reason)

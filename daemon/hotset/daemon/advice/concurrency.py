@@ -1,0 +1,219 @@
+"""How many sequences to run: raised while goodput rises, lowered when movement dominates.
+
+    settle    after a change, until about as many run as were asked for, and `settle` steps more
+    measure   blocks of steps, until the reading differs from the best by more than noise, or blocks run out
+    decide    the search takes the reading and names what to try next
+    hold      at the best, until looking around once more costs no more than `look_share` of the time
+
+Goodput is tokens over the time that the runtime reports. Where no request waits there is nothing to raise, and
+where nobody waits for movement nothing to lower.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from hotset.daemon.advice.meter import Load, Meter, Reading
+from hotset.daemon.advice.rules import AdviceRules
+from hotset.daemon.advice.search import Search
+
+Hint = Callable[[int, int], int | None]
+"""The concurrency from least to most that a model thinks best, None if it does not know."""
+
+CRASH = 0.6
+CRASH_STEPS = 6
+DRIFT = 0.1
+HEAVY_STALL = 0.3
+PATIENCE = 64
+MEMORY = 64
+ANY = 1 << 16
+
+
+class ConcurrencyController:
+    """`target` is how many should run; None until it has an opinion. `holding`: nothing better is in sight."""
+
+    def __init__(self, rules: AdviceRules, limit: int = 0, hint: Hint | None = None) -> None:
+        """`limit`: sequences that the runtime can run, 0 if unknown."""
+        self.target: int | None = None
+        self.holding = False
+        self.probes = 0
+        self._rules = rules
+        self._limit = min(limit or ANY, rules.most_concurrency or ANY)
+        self._hint = hint or (lambda least, most: None)
+        self._meter = Meter(rules.block, rules.blocks)
+        self._search = Search(rules.tolerance)
+        self._reference: Reading | None = None
+        self._settling, self._diving = False, True
+        self._near = self._still = self._idle = self._crashing = self._before = 0
+        self._held = 0
+        self._rest_us = self._lost_us = 0.0
+        self._reachable = ANY
+        self._open = 0.0
+
+    @property
+    def best(self) -> Reading | None:
+        """The best concurrency known, and its goodput."""
+        return self._search.best
+
+    def forget(self) -> None:
+        """The runtime does not follow, or is another one: have no opinion until something is measured anew."""
+        self.target, self.holding, self._settling = None, False, False
+        self._search = Search(self._rules.tolerance)
+        self._meter.restart()
+
+    def observe(self, load: Load) -> None:
+        """One step; `target` may change."""
+        if not load.running or not load.step_us:
+            return
+        self._follow(load)
+        best = self._search.best
+        if best is not None and self._crashed(load, best):
+            self._turn_back(load, best)
+        elif not self._settling or self._settled(load):
+            self._measure(load, best)
+
+    def _measure(self, load: Load, best: Reading | None) -> None:
+        if not self._meter.observe(load) or (reading := self._meter.reading()) is None:
+            return
+        reading = self._snap(reading)
+        if best is None:
+            self._begin(reading)
+        elif self._idle:
+            self._wait(reading, best)
+        elif self.holding:
+            self._rest(reading, best)
+        else:
+            self._judge(reading, best)
+
+    def _follow(self, load: Load) -> None:
+        """Keep count of what could run, of how long nothing has changed, and of what looking around costs."""
+        self._open = max(load.running + load.more, 0.5 ** (1 / MEMORY) * self._open)
+        self._reachable = max(self._reachable, load.running)
+        self._still = self._still + 1 if load.running == self._before else 0
+        self._before = load.running
+        wanting = self.target is not None and load.running < self.target and not load.more
+        self._idle = self._idle + 1 if wanting else 0
+        if self.holding:
+            self._held += 1
+            self._rest_us -= load.step_us
+        elif self._search.best is not None:
+            self._lost_us += load.step_us - 1e6 * load.running / self._search.best.goodput
+
+    def _settled(self, load: Load) -> bool:
+        """Whether about as many run as were asked for, and have for a while, or no more are to be had."""
+        target = self.target or load.running
+        self._near += abs(load.running - target) <= max(1, target // 10)
+        stuck = self._still >= PATIENCE
+        if stuck and load.running < target:
+            self._reachable = load.running
+        if self._near < self._rules.settle and not stuck:
+            return False
+        self._settling = False
+        self._meter.restart()
+        return True
+
+    def _crashed(self, load: Load, best: Reading) -> bool:
+        """Whether goodput has collapsed above the best concurrency."""
+        low = load.running > best.concurrency and 1e6 * load.running / load.step_us < CRASH * best.goodput
+        self._crashing = self._crashing + 1 if low else 0
+        return self._crashing >= CRASH_STEPS and not self._diving
+
+    def _turn_back(self, load: Load, best: Reading) -> None:
+        """Waiting for a clear reading would cost too much."""
+        self._crashing = 0
+        goodput = 1e6 * load.running / load.step_us
+        self._decide(Reading(load.running, goodput, 0.0, 1, load.stall_us / load.step_us))
+
+    def _snap(self, reading: Reading) -> Reading:
+        """Sequences come and go; a reading near the target is one of the target."""
+        target = self.target
+        if target is not None and abs(reading.concurrency - target) <= max(1, target // 10):
+            return reading._replace(concurrency=target)
+        return reading
+
+    def _begin(self, reading: Reading) -> None:
+        """The first reading; where movement dominates, it may be rough."""
+        if reading.blocks >= (3 if reading.stall > HEAVY_STALL else max(3, self._rules.blocks // 2)):
+            self._decide(reading)
+
+    def _judge(self, reading: Reading, best: Reading) -> None:
+        """Stop measuring as soon as the reading is clear: soon if it is bad, later if it seems good."""
+        gain = reading.goodput / best.goodput - 1
+        enough = self._rules.blocks // 2 if gain > 0 else 3
+        noise = max(self._rules.tolerance, 2 * math.hypot(reading.error, best.error))
+        if reading.blocks >= self._rules.blocks or (reading.blocks >= enough and abs(gain) > noise):
+            if reading.concurrency == best.concurrency:
+                self._reachable = best.concurrency
+            self._decide(reading)
+
+    def _decide(self, reading: Reading) -> None:
+        """Take in a reading; try what the search asks for, or rest at the best."""
+        if self._search.tell(reading):
+            self._lost_us = 0.0
+        best = self._search.best
+        assert best is not None
+        least, most = self._range(best)
+        wanted = self._dive(reading, least)
+        if wanted is None:
+            wanted = self._search.ask(least, most, self._hint(least, most), down_first=best.stall > HEAVY_STALL)
+        if wanted is None:
+            self._hold(best)
+        else:
+            self.holding = False
+            self.probes += 1
+            self._go(wanted)
+
+    def _hold(self, best: Reading) -> None:
+        self.holding, self._held, self._reference = True, 0, None
+        self._rest_us, self._lost_us = self._lost_us / self._rules.look_share, 0.0
+        self._go(best.concurrency)
+
+    def _go(self, target: int) -> None:
+        self._settling = target != self.target
+        self.target = target
+        self._near = self._still = self._idle = self._crashing = 0
+        self._meter.restart()
+
+    def _dive(self, reading: Reading, least: int) -> int | None:
+        """Deep in movement goodput may be flat or rise again, so go down once until the stall has lost its weight."""
+        down = max(least, reading.concurrency // 2)
+        self._diving = self._diving and reading.stall > HEAVY_STALL and down < reading.concurrency
+        return down if self._diving else None
+
+    def _range(self, best: Reading) -> tuple[int, int]:
+        """What may be tried: as many as there are, as the runtime can run, as we may ask for."""
+        least = self._rules.least_concurrency
+        most = max(least, min(self._limit, int(self._open), self._reachable))
+        if best.stall < self._rules.tolerance:
+            least = max(least, min(best.concurrency, most))
+        return least, most
+
+    def _wait(self, reading: Reading, best: Reading) -> None:
+        """Too few want to run to learn much; but if even they stall heavily, fewer may be better."""
+        if not self.holding and self._idle >= PATIENCE:
+            self._hold(best)
+        elif reading.blocks >= self._rules.blocks and reading.stall > HEAVY_STALL:
+            self._search.restart(reading)
+            self._decide(reading)
+
+    def _rest(self, reading: Reading, best: Reading) -> None:
+        """At the best: keep its reading fresh, notice drift and new demand, and look around when it is time."""
+        if self._search.above is None and self._range(best)[1] > best.concurrency + best.concurrency // 10:
+            self._decide(reading)
+        elif reading.blocks >= self._rules.blocks:
+            self._reference = self._reference or reading
+            if self._drifted(reading, self._reference):
+                self._diving = True
+                self._search.restart(reading)
+                self._decide(reading)
+            elif self._held >= self._rules.hold and self._rest_us <= 0:
+                self._reachable = ANY
+                self._search.look_again()
+                self._decide(reading)
+
+    def _drifted(self, reading: Reading, reference: Reading) -> bool:
+        """Whether goodput or the share of stall is not what it was as the rest began."""
+        changed = abs(reading.goodput / reference.goodput - 1)
+        noise = 3 * math.hypot(reading.error, reference.error)
+        return changed > max(DRIFT, noise) or abs(reading.stall - reference.stall) > max(DRIFT / 2, noise)

@@ -1,0 +1,128 @@
+"""Where to look next for the best concurrency: a bracketed climb on a log scale.
+
+    best      the reading with the highest goodput
+    below     the nearest concurrency below it that was worse, above likewise
+    next      what the model thinks best, if it lies in the bracket;
+              else outwards, in steps that grow, on a side without a bracket;
+              else the middle of the side that may still hide a gain worth having
+
+Goodput over concurrency rises about as a concave function until movement dominates, then falls, perhaps off a
+cliff. What a gap can hide is bounded by the slope on the other side of the best. Kiefer, "Sequential minimax
+search for a maximum" (1953), for the bracket; the bound by slope is ours.
+"""
+
+from __future__ import annotations
+
+import math
+
+from hotset.daemon.advice.meter import Reading
+
+FIRST_GROWTH = 2.0
+AGAIN_GROWTH = 1.15
+HINTED_GROWTH = 1.25
+LEAP = 4.0
+NEAR = 1.1
+
+
+class Search:
+    """`tell` it readings, `ask` it for the next concurrency to try."""
+
+    def __init__(self, tolerance: float) -> None:
+        self.best: Reading | None = None
+        self.below: Reading | None = None
+        self.above: Reading | None = None
+        self._tolerance = tolerance
+        self._growth = FIRST_GROWTH
+        self._hints = 1
+
+    def restart(self, best: Reading) -> None:
+        """The world has changed: only `best`, measured just now, still counts."""
+        self.best, self.below, self.above = best, None, None
+        self._growth, self._hints = FIRST_GROWTH, 1
+
+    def look_again(self) -> None:
+        """Doubt the bracket, and try both sides again in small steps."""
+        self._growth, self._hints = AGAIN_GROWTH, 1
+        self.above = self.below = None
+
+    def tell(self, reading: Reading) -> bool:
+        """Take in a reading; True if it is the best now."""
+        best = self.best
+        if best is None or reading.concurrency == best.concurrency:
+            self.best = reading
+            self._doubt()
+            return True
+        upwards = reading.concurrency > best.concurrency
+        if reading.goodput > best.goodput * (1 + self._tolerance):
+            self._bracket(best, above=not upwards)
+            self.best = reading
+            self._growth = min(FIRST_GROWTH, self._growth**2)
+            self._drop_crossed(reading.concurrency)
+            return True
+        self._bracket(reading, above=upwards)
+        return False
+
+    def ask(self, least: int, most: int, hint: int | None, *, down_first: bool = False) -> int | None:
+        """The next concurrency to try from `least` to `most`, None if the best will do."""
+        best = self.best
+        if best is None:
+            return None
+        here = best.concurrency
+        low = max(least, self.below.concurrency + 1 if self.below else least)
+        high = min(most, self.above.concurrency - 1 if self.above else most)
+        if hint is not None and self._hints > 0:
+            self._hints -= 1
+            self._growth = min(self._growth, HINTED_GROWTH)
+            leap = max(math.ceil(here / LEAP), min(round(here * LEAP), hint))
+            wanted = max(low, min(high, leap))
+            if wanted != here and not here / NEAR <= wanted <= here * NEAR:
+                return wanted
+        sides = [self._downwards(here, low), self._upwards(here, high)]
+        # On a side that was never tried first, then where more may be gained.
+        sides.sort(key=lambda side: (-side[0], side[1] > here if down_first else side[1] < here))
+        gain, wanted = sides[0]
+        return wanted if gain > self._tolerance and wanted != here else None
+
+    def _upwards(self, here: int, high: int) -> tuple[float, int]:
+        if high <= here:
+            return 0.0, here
+        if self.above is None:
+            return math.inf, min(high, max(here + 1, round(here * self._growth)))
+        return self._hidden(here, high, self.below), _middle(here, self.above.concurrency)
+
+    def _downwards(self, here: int, low: int) -> tuple[float, int]:
+        if low >= here:
+            return 0.0, here
+        if self.below is None:
+            return math.inf, max(low, min(here - 1, round(here / self._growth)))
+        return self._hidden(here, low, self.above), _middle(self.below.concurrency, here)
+
+    def _hidden(self, here: int, end: int, other: Reading | None) -> float:
+        """Most relative gain between the best and `end`, going on as from `other`, across the best, to the best."""
+        slope = 1.0
+        if other is not None and self.best is not None:
+            slope = abs(math.log(self.best.goodput / other.goodput) / math.log(here / other.concurrency))
+        return float(max(end / here, here / end) ** min(1.0, slope) - 1)
+
+    def _bracket(self, reading: Reading | None, *, above: bool) -> None:
+        if above:
+            self.above = reading
+        else:
+            self.below = reading
+
+    def _doubt(self) -> None:
+        """A neighbour that now looks better than the best was measured in other times."""
+        for side in (self.below, self.above):
+            if side is not None and self.best is not None and side.goodput > self.best.goodput * (1 + self._tolerance):
+                self._bracket(None, above=side is self.above)
+
+    def _drop_crossed(self, here: int) -> None:
+        if self.above is not None and self.above.concurrency <= here:
+            self.above = None
+        if self.below is not None and self.below.concurrency >= here:
+            self.below = None
+
+
+def _middle(low: int, high: int) -> int:
+    """The geometric mean, strictly between where there is room."""
+    return max(low + 1, min(high - 1, round(math.sqrt(low * high))))
