@@ -30,7 +30,9 @@ def register(app: typer.Typer) -> None:
 
 
 def simulate(
-    traces: Annotated[list[Path], typer.Argument(metavar="TRACE...", help="trace logs: files or folders of parts")],
+    traces: Annotated[
+        list[Path] | None, typer.Argument(metavar="TRACE...", help="trace logs: files or folders of parts")
+    ] = None,
     policy: Annotated[str, typer.Option(help="builtin (no daemon), heuristic, learned; several by commas")] = "builtin",
     controller: Annotated[bool, typer.Option("--controller", help="obey the daemon's advice")] = False,
     model: Annotated[
@@ -56,6 +58,9 @@ def simulate(
     sequence_us: Annotated[str, typer.Option(help="compute that each request of the batch adds")] = "40",
     plan_delay_us: Annotated[str, typer.Option(help="from a step's event to its plan on the wire")] = "1000",
     builtin: Annotated[str, typer.Option(help="built-in policy: margin-ema, score-ema or lru")] = "margin-ema",
+    check: Annotated[
+        Path | None, typer.Option(help="compare with this real run, a folder of `hotset decode --out`")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of arrivals and copies")] = 0,
     sweep: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE,VALUE,...: any option above; may be repeated")
@@ -71,6 +76,7 @@ def simulate(
     from hotset.ops.simulate.run import Job, Load
     from hotset.ops.simulate.sweep import jobs_of, parse_axis, parse_values, run_jobs
     from hotset.ops.simulate.table import print_table
+    from hotset.protos.errors import ConfigError
 
     given = {
         "policy": policy, "sequences": sequences, "arrivals": arrivals, "tokens": tokens,
@@ -78,11 +84,16 @@ def simulate(
         "sequence_mib": sequence_mib, "link_gbps": link_gbps, "link_latency_us": link_latency_us, "step_us": step_us,
         "sequence_us": sequence_us, "plan_delay_us": plan_delay_us, "builtin": builtin,
     }  # fmt: skip
+    if check is not None:
+        _print_check(check, {name: given[name] for name in ("link_gbps", "link_latency_us", "builtin")}, as_json)
+        return
     swept = dict(parse_axis(text) for text in sweep or ())
     options = {name: parse_values(name, text) for name, text in given.items() if text is not None} | swept
     # What was asked for by --sweep comes first: plots are drawn over it.
     axes = {name: options[name] for name in [*swept, *options] if len(options[name]) > 1}
     folder = _model_folder(options["policy"], model, tracking_uri)
+    if not traces:
+        raise ConfigError("nothing to simulate; give a TRACE, or --check RUN")
     base = Job(tuple(traces), controller=controller, model=folder, load=Load(seed=seed))
     if plot is not None:
         check_target(plot, axes)
@@ -96,6 +107,22 @@ def simulate(
             typer.echo(json.dumps(found))
     else:
         print_table(reports, list(axes))
+
+
+def _print_check(run: Path, given: dict[str, Any], as_json: bool) -> None:
+    """Compare with a real run; `given` are options of the node as text."""
+    import json
+
+    from hotset.ops.simulate.check import check
+    from hotset.ops.simulate.node import Node
+    from hotset.ops.simulate.sweep import parse_values
+
+    found = check(run, Node.checked(**{name: parse_values(name, text)[0] for name, text in given.items()}))
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for name, row in found.items():
+        typer.echo(f"{name:18} real {row['real']:14.6g}  predicted {row['predicted']:14.6g}  {row['error']:+.1%}")
 
 
 def _asked(job: Job, report: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from hotset.daemon.config import DaemonConfig
 from hotset.ops.simulate.engine import Engine
 from hotset.ops.simulate.node import Memory, Node
 from hotset.ops.simulate.tally import Tally
@@ -107,13 +108,18 @@ def _wire(job: Job, workload: Workload) -> Iterator[Wire]:
 
 def _daemon(job: Job, workload: Workload, folder: Path) -> LockstepWire:
     memory = Memory(job.node, workload)
+    options: dict[str, Any] = {"link_gbps": job.node.link_gbps}
+    if job.policy == "builtin":
+        options["plan_every"] = 1 << 40
+    if "advice" in DaemonConfig.model_fields:
+        options["advice"] = {"enabled": job.controller}
     return LockstepWire(
         workload.meta.model,
         memory.geometry(workload),
         memory.capacity(),
         builtin=job.node.builtin,
         scorer=_scorer(job),
-        config=daemon_config(folder, link_gbps=job.node.link_gbps),
+        config=daemon_config(folder, **options),
         plan_delay_us=job.node.plan_delay_us,
     )
 
