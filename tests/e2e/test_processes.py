@@ -83,3 +83,27 @@ def test_mistakes_are_one_line(checkpoint: Path, tmp_path: Path, runtime_dir: Pa
         assert "Traceback" not in done.stderr
         assert words in done.stderr, (arguments, done.stderr)
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_queue_that_shares_a_prefix_behind_a_slow_link(start: Start, checkpoint: Path, tmp_path: Path) -> None:
+    """Four prompts for two places, steered by a daemon: the tokens are those of a decode with room for everything."""
+    common = " ".join(f"w{(j * j) % 64}" for j in range(160))
+    files: list[object] = []
+    for i in range(4):
+        (tmp_path / f"p{i}.txt").write_text(common + "".join(f" w{(i * j) % 64}" for j in range(1, 40 + 7 * i)))
+        files += ["--prompt-file", tmp_path / f"p{i}.txt"]
+    logs, out = tmp_path / "logs", tmp_path / "out"
+    daemon = start("daemon", "--log-dir", logs)
+    decode = start("decode", "--model", checkpoint, *files, "--page-size", 8, "--selected", 8, "--threads", 1,
+                   "--ignore-eos", "--max-running", 2, "--max-new-tokens", 120, "--prefill-chunk", 64,
+                   "--hbm-fraction", 0.2, "--link-gbps", 0.05, "--check", "--out", out)  # fmt: skip
+    assert decode.wait(90) == 0
+    daemon.terminate()
+    assert daemon.wait(30) == 0
+    steps, result = steps_of(out), json.loads((out / "decode.json").read_text())
+    assert result["tokens_identical_to_untiered"]
+    assert result["moved"]["shared_pages"] > 0
+    assert (steps[0]["waiting"], steps[-1]["waiting"]) == (2, 0)
+    assert max(s["sequences"] for s in steps) == 2
+    assert any(s["stall_seconds"] > 0 for s in steps)
+    assert statuses(logs)[0]["counters"]["steps_received"] > 0

@@ -51,8 +51,8 @@ def step_message(kv: PagedKV, done: DecodePass, sequences: list[Sequence], epoch
         new_sequence=np.fromiter((s for s, _, _ in new), dtype="<i8"),
         new_group=_int32(g for _, g, _ in new),
         new_generation=np.fromiter((v for _, _, v in new), dtype="<u4"),
-        loaded=loaded.to(torch.int32).numpy(),
-        evicted=evicted.to(torch.int32).numpy(),
+        loaded=loaded,
+        evicted=evicted,
     )
 
 

@@ -11,6 +11,8 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from hotset.kernels.apply_plan import REASONS as PLAN_REASONS
@@ -28,6 +30,8 @@ from hotset.protos.heat import CEILING, DECAY, EPSILON
 from hotset.runtime.backing import BackingStore
 from hotset.runtime.host_link import HostLink
 from hotset.runtime.prefetcher import Prefetcher
+
+Int32 = npt.NDArray[np.int32]
 
 
 @dataclass
@@ -297,19 +301,20 @@ class ResidencyManager:
         self._loaded.clear()
         self._evicted.clear()
 
-    def drain_changes(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pages ([n] int64) that gained and that lost their slot since the last call; each page stands in one."""
+    def drain_changes(self) -> tuple[Int32, Int32]:
+        """Pages that gained and that lost their slot since the last call, both [n]; each page stands in one."""
         self._keep_evicted()
-        touched = torch.unique(torch.cat([*self._loaded, *self._evicted]))
+        touched = np.unique(np.concatenate([pages.cpu().numpy() for pages in (*self._loaded, *self._evicted)]))
         self._loaded.clear()
         self._evicted.clear()
-        resident = self.state.slot_of[touched] >= 0
+        resident = self.state.slot_of.cpu().numpy().take(touched) >= 0
+        touched = touched.astype(np.int32)
         return touched[resident], touched[~resident]
 
     def _keep_evicted(self) -> None:
         """Empty the device's log of evictions, which has room for as many as there are slots."""
-        gone = self.state.evicted[: min(int(self.state.evicted_count), self.state.slots)].long()
-        self._evicted.append(gone[gone >= 0])
+        gone = self.state.evicted[: min(int(self.state.evicted_count), self.state.slots)].cpu().numpy()
+        self._evicted.append(torch.from_numpy(gone[gone >= 0].astype(np.int64)))
         self.state.evicted_count.zero_()
 
     def peek(self, pages: torch.Tensor) -> torch.Tensor:

@@ -43,6 +43,7 @@ def decode(
     share_prefix: Annotated[
         bool, typer.Option("--share-prefix/--no-share-prefix", help="prompts that begin alike share pages")
     ] = True,
+    prefill_chunk: Annotated[int, typer.Option(help="tokens a prefill pass; whole passes can be shared")] = 512,
     hbm_fraction: Annotated[float, typer.Option(help="hot pool as a share of the KV")] = 0.25,
     hbm_pages: Annotated[int | None, typer.Option(help="hot pool in pages; overrides --hbm-fraction")] = None,
     host_pages: Annotated[int | None, typer.Option(help="host frames [default: room for everything]")] = None,
@@ -90,6 +91,7 @@ def decode(
             "policy": policy,
             "max_running": max_running,
             "share_prefix": share_prefix,
+            "prefill_chunk": prefill_chunk,
             "link_gbps": link_gbps,
             "link_latency_us": link_latency_us,
         },
