@@ -36,7 +36,7 @@ WORKLOADS: dict[str, tuple[Load, dict[str, float]]] = {
 def bench(name: str, traces: tuple[Path, ...], lanes: int) -> dict[str, Any]:
     """Sweep, then let the controller find out."""
     load, node = WORKLOADS[name]
-    base = Job(traces, load=load, node=Node(slots=PER_LANE * lanes, **node))  # type: ignore[arg-type]
+    base = Job(traces, load=load, node=Node(slots=PER_LANE * lanes, **node))
     fixed = {c: _goodput(simulate(_limited(base, c))[0]) for c in FIXED}
     best = max(fixed, key=fixed.__getitem__)
     tally, report = simulate(replace(_limited(base, MOST), controller=True))

@@ -250,13 +250,13 @@ def test_requests_arrive_in_time_and_wait_for_their_place(sample: Trace) -> None
 
 
 def test_the_real_controller_is_obeyed(sample_path: Path) -> None:
-    load, node = Load(sequences=60, tokens=20), Node(concurrency=24, slots=64 * 14 * 12, link_gbps=4)
+    load, node = Load(sequences=60, tokens=40), Node(concurrency=24, slots=64 * 14 * 12, link_gbps=4)
     alone = simulate(Job((sample_path,), load=load, node=node))[1]
     tally, report = simulate(Job((sample_path,), controller=True, load=load, node=node))
-    assert report["advice_followed"] == len(tally.advice) > 0
+    assert report["advice_followed"] == len(tally.advice) >= 2
     assert report["plans_applied"] <= 1
-    asked = tally.advice[0]
-    later = [s for s in tally.steps[asked.epoch + 1 : tally.advice[1].epoch] if s.waiting or s.paused]
-    assert all(s.running == asked.concurrency for s in later)
+    first, second = tally.advice[:2]
+    between = [s for s in tally.steps[first.epoch + 1 : second.epoch] if s.waiting or s.paused]
+    assert {s.running for s in between} == {first.concurrency}
     # Movement dominates at 24, and whoever sees it does better.
-    assert report["tokens_per_second"] > 1.1 * alone["tokens_per_second"]
+    assert report["tokens_per_second"] > 1.2 * alone["tokens_per_second"]
