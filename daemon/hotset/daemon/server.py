@@ -63,7 +63,7 @@ class Daemon:
         self._over = False
         """Whether any session ever was."""
         self._listed: set[str] = set()
-        self._node = Node()
+        self._node = Node(config.advice.device_bytes)
         self._folder = discovery.runtime_dir()
         self._scorer: Scorer = LearnedScorer.load(config.model) if config.model is not None else HeuristicScorer()
         known = self._scorer.model.card.sha256 if isinstance(self._scorer, LearnedScorer) else ""

@@ -274,11 +274,16 @@ class Sidecar:
 
     def _advise(self) -> None:
         advice = self._advisor.advise()
-        if advice is not None and not self._say(advice):
+        if advice is None:
+            return
+        if self._say(advice):
+            self.status.advised(advice)
+        else:
             self._advisor.unsaid()
 
     def tend(self) -> None:
         """What is due whether or not a step came: training and the status file."""
+        self.status.expects(self._advisor.report)
         self.status.counters.steps_logged = self._recorder.logged
         self.status.counters.log_dropped = self._recorder.dropped
         if self._flushed is not None and self._flushed.is_set():

@@ -80,6 +80,9 @@ class SessionGauges:
     log_failed: bool = False
     advised_concurrency: int | None = None
     advised_slots: int | None = None
+    admit_every: int | None = None
+    knee_slots: int | None = None
+    expected_stall: float | None = None
 
 
 class SessionStatus:
@@ -97,6 +100,7 @@ class SessionStatus:
         self.source = "heuristic"
         self.model_version = ""
         self.reason = ""
+        self.advice: dict[str, Any] = {}
         self.phases: list[dict[str, Any]] = []
         self.plans_within = [0] * (len(PLAN_BUCKETS) + 1)
         """Plans by the first of PLAN_BUCKETS that they kept; the last kept none."""
@@ -125,6 +129,13 @@ class SessionStatus:
         self.counters.advice_sent += 1
         self.gauges.advised_concurrency, self.gauges.advised_slots = advice.concurrency, advice.hot_slots
 
+    def expects(self, report: dict[str, Any]) -> None:
+        """Note what the advisor thinks; see advice.advisor.Advisor.report."""
+        self.advice, gauges = report, self.gauges
+        gauges.admit_every, gauges.knee_slots = report.get("admit_every"), report.get("knee_slots")
+        stall = report.get("expected_stall_us")
+        gauges.expected_stall = None if stall is None else stall / 1e6
+
     def plan_quantiles(self) -> dict[str, float]:
         """Seconds at the 0.5 and 0.99 quantiles of recent plans; empty before the second plan."""
         recent = list(self._plan_seconds)
@@ -146,6 +157,7 @@ class SessionStatus:
             "plan_seconds": self.plan_quantiles(),
             "counters": asdict(self.counters),
             "gauges": asdict(self.gauges),
+            "advice": self.advice,
             "phases": self.phases,
             "updated": time.time(),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hotset.daemon.advice.ghost import Ghost, mix_all
 from hotset.daemon.config import PlanRules
 from hotset.daemon.planner import Planner, Scorer
 from hotset.daemon.room import Room
@@ -37,4 +38,9 @@ def _step(state: SessionState, scorer: Scorer) -> None:
     _, decoded = decode(encode(step, 1))
     assert isinstance(decoded, Step)
     state.step(decoded)
+    ghost = Ghost(1, 2, pages=64, cells=1024, half_life=256, warm_steps=0)
+    for _ in range(257):
+        # Times run out after 256 uses, which compiles the compaction as well.
+        ghost.observe(decoded, state)
+    mix_all(np.zeros(1, np.int64))
     Planner(PlanRules()).plan(state, scorer, 1)

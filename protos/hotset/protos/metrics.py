@@ -98,6 +98,11 @@ GAUGES: dict[str, Metric] = {
     "log_failed": Metric("hotset_log_failed", "gauge", "1 once the trace log cannot be written"),
     "advised_concurrency": Metric("hotset_advised_sequences", "gauge", "Sequences to run, as advised"),
     "advised_slots": Metric("hotset_advised_hot_slots", "gauge", "Slots to keep hot, as advised"),
+    "admit_every": Metric("hotset_advised_admission_steps", "gauge", "Steps between admissions, as advised"),
+    "knee_slots": Metric("hotset_knee_slots", "gauge", "Slots beyond which more of them hardly save stall"),
+    "expected_stall": Metric(
+        "hotset_expected_stall_seconds", "gauge", "Stall of a step that the curve expects of the present pool"
+    ),
 }
 SESSION: tuple[Metric, ...] = (*COUNTERS.values(), REJECTED, PLAN_SECONDS, *GAUGES.values())
 

@@ -59,19 +59,24 @@ def feed(trace: Trace, ghost: Ghost, copies: int = 1) -> SessionState:
     return state
 
 
-def ghost_of(trace: Trace, copies: int = 1, *, pages: int, cells: int = 1 << 20) -> Ghost:
+def ghost_of(trace: Trace, copies: int = 1, *, pages: int, cells: int = 1 << 20, touches: int = 1024) -> Ghost:
     lanes = trace.meta.layers * trace.meta.kv_heads
     groups = sum(s.page_count + 2 for s in trace.sequences) * copies
     # Nothing is forgotten, and only the first step is a warm-up, as in replay.
-    return Ghost(lanes, groups, pages=pages, cells=cells, half_life=1e9, warm_steps=1)
+    return Ghost(lanes, groups, pages=pages, cells=cells, half_life=1e9, warm_steps=1, touches=touches)
 
 
 @pytest.mark.parametrize(
-    ("pages", "cells", "error"),
-    [(1 << 16, 1 << 20, 0.06), (8192, 1 << 20, 0.08), (1024, 1 << 20, 0.2), (8192, 1024, 0.3)],
+    ("pages", "cells", "touches", "error"),
+    [
+        (1 << 16, 1 << 20, 1 << 20, 0.02),
+        (8192, 1 << 20, 1024, 0.12),
+        (1024, 1 << 20, 1024, 0.2),
+        (8192, 1024, 1024, 0.2),
+    ],
 )
-def test_the_curve_is_that_of_exact_replay(trace: Trace, pages: int, cells: int, error: float) -> None:
-    ghost = ghost_of(trace, pages=pages, cells=cells)
+def test_the_curve_is_that_of_exact_replay(trace: Trace, pages: int, cells: int, touches: int, error: float) -> None:
+    ghost = ghost_of(trace, pages=pages, cells=cells, touches=touches)
     feed(trace, ghost)
     lanes, steps = trace.meta.layers * trace.meta.kv_heads, len(trace.sequences[0].steps) - 1
     for ratio in (1.5, 2, 4, 8):

@@ -32,8 +32,6 @@ Float64 = npt.NDArray[np.float64]
 
 COUNT, CLOCK, LIMIT, TOUCHED = range(4)
 FULL = 1 << 32
-TOUCHES = 1024
-"""Sampled accesses in a step, at most, on average."""
 SEEN, MISSED, COLD = range(3)
 
 
@@ -73,6 +71,15 @@ def mix(key: int) -> Any:
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return h ^ (h >> np.uint64(31))
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def mix_all(keys: Any) -> Any:
+    """`mix` of each of `keys` ([n] int64): [n] uint64."""
+    mixed = np.empty(keys.size, np.uint64)
+    for i in range(keys.size):
+        mixed[i] = mix(keys[i])
+    return mixed
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -204,17 +211,21 @@ def _observe(
 class Ghost:
     """The sampled stack of one session. `observe` costs about a nanosecond for each of `cells` candidates."""
 
-    def __init__(self, lanes: int, groups: int, *, pages: int, cells: int, half_life: float, warm_steps: int) -> None:
+    def __init__(
+        self, lanes: int, groups: int, *, pages: int, cells: int, half_life: float, warm_steps: int, touches: int = 1024
+    ) -> None:
+        """`touches`: sampled accesses in a step, at most, on average."""
         self.stride = 1
         self._lanes, self._cells = lanes, cells
         self._stack = make_stack(pages)
         self._phases: Int32 = np.zeros(groups, np.int32)
         self._dead = np.zeros(groups, np.bool_)
         self._keep = 0.5 ** (1 / half_life)
-        self._warm_steps = warm_steps
+        self._warm_steps, self._most_touches = warm_steps, touches
         self._since: dict[int, int] = {}
-        self._steps = 0
+        self._enrolled: set[int] = set()
         self._cold = self._weight = self._missed = self._warmed = self._touches = 0.0
+        self._new = 0.0
 
     @property
     def rate(self) -> float:
@@ -232,7 +243,7 @@ class Ghost:
         fresh = np.array(
             [self._fresh(n, s) for n, s in zip(message.sequences, message.sequence_steps.tolist(), strict=True)]
         )
-        self._enrol([t for t, f in zip(tables, fresh, strict=True) if f])
+        self._enrol(message, tables)
         counts = np.zeros((running, 3))
         stack = self._stack
         np.multiply(stack.histogram, self._keep, out=stack.histogram)
@@ -241,15 +252,17 @@ class Ghost:
             stack, self.stride, self._phases, self._dead, state.generations, message.candidates, message.flags,
             np.concatenate(tables), offsets, fresh, (message.lengths - 1) // state.geometry.page_size, counts,
         )  # fmt: skip
-        self._count(counts, fresh, running)
+        self._count(counts, fresh)
+        self._new = self._keep * self._new + np.count_nonzero(message.sequence_steps == 0)
         self._touches += 0.05 * (int(stack.at[TOUCHED]) - before - self._touches)
-        if self._touches > TOUCHES:
+        if self._touches > self._most_touches:
             stack.at[LIMIT] = stack.at[LIMIT] * 7 // 8
             self._touches *= 0.875
 
     def forget(self, sequence: int, groups: Int32) -> None:
         """A sequence has ended, and `groups` with it."""
         self._since.pop(sequence, None)
+        self._enrolled.discard(sequence)
         self._dead[groups] = True
 
     def curve(self) -> MissCurve:
@@ -267,13 +280,17 @@ class Ghost:
         """Observed misses of warm-ups, spread over all steps of running sequences."""
         return self._warmed / max(self._weight, 1e-9)
 
+    @property
+    def warm_up(self) -> float:
+        """Observed misses of one new sequence's warm-up, beyond what it would miss anyway."""
+        return max(0.0, self._warmed / self._new - self._warm_steps * self.missed) if self._new > 0.01 else 0.0
+
     def _fit(self, shape: tuple[int, ...]) -> None:
         """Halve the lanes while there is too much to look at; they never come back, so that nothing looks new."""
         while shape[0] * shape[1] // self.stride > 2 * self._cells and self.stride < self._lanes:
             self.stride *= 2
 
     def _fresh(self, sequence: int, step: int) -> int:
-        self._steps += 1
         if step < self._warm_steps:
             self._since.setdefault(sequence, -1)
             return 1
@@ -281,14 +298,17 @@ class Ghost:
         # Joined in the middle: what it uses for the first time under our eyes may have been used before.
         return 2 if since >= 0 and step < since + 64 else 0
 
-    def _enrol(self, tables: list[Int32]) -> None:
-        """Give groups of new sequences the phase of their first."""
-        for table in tables:
-            if len(table):
-                self._dead[table] = False
-                self._phases[table] = int(mix(int(table[0])) >> np.uint64(40)) % (1 << 16)
+    def _enrol(self, message: Step, tables: list[Int32]) -> None:
+        """Give groups that joined a sequence the phase of its first; now and then all, in case a message was lost."""
+        joined = set(message.new_sequence.tolist())
+        for number, step, table in zip(message.sequences, message.sequence_steps.tolist(), tables, strict=True):
+            if not len(table) or (number in self._enrolled and number not in joined and step % 64):
+                continue
+            self._enrolled.add(number)
+            self._dead[table] = False
+            self._phases[table] = int(mix(int(table[0])) >> np.uint64(40)) % (1 << 16)
 
-    def _count(self, counts: Float64, fresh: npt.NDArray[np.int64], running: int) -> None:
+    def _count(self, counts: Float64, fresh: npt.NDArray[np.int64]) -> None:
         keep, warm = self._keep, fresh == 1
         steady = np.count_nonzero(~warm)
         self._weight = keep * self._weight + steady

@@ -20,6 +20,9 @@ class AdviceRules(BaseModel):
     )
     pacing: bool = Field(True, description="steer how soon new sequences are admitted")
     shares: bool = Field(True, description="steer the slots of the hot set, where the runtime says what memory it has")
+    device_bytes: int | None = Field(
+        None, ge=1, description="memory that the processes of one device share; unset: each may use all it has"
+    )
     trim: bool = Field(
         False, description="ask for the knee of the curve where nobody is known to need the rest; else only report it"
     )
@@ -36,13 +39,13 @@ class AdviceRules(BaseModel):
     hold: int = Field(256, ge=1, le=MOST_STEPS, description="steps to rest at the best before looking around, at least")
     look_share: float = Field(0.02, gt=0, lt=1, description="share of the time that looking around in vain may cost")
     knee: float = Field(
-        0.01, gt=0, lt=1, description="at the knee, a tenth more slots saves less than this share of a step"
+        0.01, gt=0, lt=1, description="at the knee, all the other slots together save this share of a step"
     )
     warm_share: float = Field(0.2, gt=0, lt=1, description="share of the time that warm-ups of new sequences may stall")
     half_life: int = Field(256, ge=1, le=MOST_STEPS, description="steps after which what was measured counts half")
     sample_pages: int = Field(8192, ge=64, le=1 << 20, description="pages that the ghost pool tracks, at most")
     sample_cells: int = Field(
-        1 << 15, ge=1024, le=1 << 24, description="candidates that the ghost pool looks at in a step, up to twice"
+        1 << 14, ge=1024, le=1 << 24, description="candidates that the ghost pool looks at in a step, up to twice"
     )
 
     @model_validator(mode="after")
