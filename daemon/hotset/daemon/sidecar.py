@@ -274,11 +274,7 @@ class Sidecar:
 
     def _advise(self) -> None:
         advice = self._advisor.advise()
-        if advice is None:
-            return
-        if self._say(advice):
-            self.status.advised(advice)
-        else:
+        if advice is not None and not self._say(advice):
             self._advisor.unsaid()
 
     def tend(self) -> None:
