@@ -70,9 +70,12 @@ def test_plans_that_come_late_change_nothing(hotset: Hotset, trace: Path) -> Non
 def test_an_engine_far_faster_than_its_daemon(hotset: Hotset, trace: Path, recorded: Trace) -> None:
     """Steps are dropped and counted; the daemon plans all the same, keeps the lease and its memory."""
     daemon = hotset.daemon("--flush-seconds", 0.5)
-    hotset.start("play", trace, "--speed", 0, "--times", 40)
+    # More steps than any machine plays before a daemon that may have to compile has planned.
+    engine = hotset.start("play", trace, "--speed", 0, "--times", 1000)
     until(lambda: hotset.statuses() and planned(hotset.statuses()[0]) > 20)
-    before = vitals(daemon.pid).memory
+    before, enough = vitals(daemon.pid).memory, planned(hotset.statuses()[0]) + 200
+    until(lambda: planned(hotset.statuses()[0]) > enough)
+    engine.kill()
     until(lambda: hotset.statuses()[0]["role"] == "ended")
     assert vitals(daemon.pid).memory < before + 4 * GROWTH
     (status,) = hotset.statuses()
