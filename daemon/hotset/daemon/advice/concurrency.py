@@ -3,7 +3,8 @@
     settle    after a change, until about as many run as were asked for, and `settle` steps more
     measure   blocks of steps, until the reading differs from the best by more than noise, or blocks run out
     decide    the search takes the reading and names what to try next
-    hold      at the best, until looking around once more costs no more than `look_share` of the time
+    hold      at the best, until looking around once more costs no more than `look_share` of the time; twice as long
+              after each look in vain
 
 Goodput is tokens over the time that the runtime reports. Where no request waits there is nothing to raise, and
 where nobody waits for movement nothing to lower.
@@ -28,6 +29,7 @@ HEAVY_STALL = 0.3
 PATIENCE = 64
 MEMORY = 64
 ANY = 1 << 16
+MOST_RESTS = 8
 
 
 class ConcurrencyController:
@@ -46,7 +48,7 @@ class ConcurrencyController:
         self._reference: Reading | None = None
         self._settling, self._diving = False, True
         self._near = self._still = self._idle = self._crashing = self._before = 0
-        self._held = 0
+        self._held, self._rests = 0, 1
         self._rest_us = self._lost_us = 0.0
         self._reachable = ANY
         self._open = 0.0
@@ -149,10 +151,13 @@ class ConcurrencyController:
 
     def _decide(self, reading: Reading) -> None:
         """Take in a reading; try what the search asks for, or rest at the best."""
+        before = self._search.best
         if self._search.tell(reading):
             self._lost_us = 0.0
         best = self._search.best
         assert best is not None
+        if before is None or best.concurrency != before.concurrency:
+            self._rests = 1
         least, most = self._range(best)
         wanted = self._dive(reading, least)
         if wanted is None:
@@ -204,11 +209,12 @@ class ConcurrencyController:
         elif reading.blocks >= self._rules.blocks:
             self._reference = self._reference or reading
             if self._drifted(reading, self._reference):
-                self._diving = True
+                self._diving, self._rests = True, 1
                 self._search.restart(reading)
                 self._decide(reading)
-            elif self._held >= self._rules.hold and self._rest_us <= 0:
+            elif self._held >= self._rests * self._rules.hold and self._rest_us <= 0:
                 self._reachable = ANY
+                self._rests = min(2 * self._rests, MOST_RESTS)
                 self._search.look_again()
                 self._decide(reading)
 
