@@ -100,6 +100,9 @@ class DaemonConfig(BaseModel):
     train_arguments: Annotated[
         tuple[str, ...], BeforeValidator(_words), Option("Model and training", live=True, flag="--train-argument")
     ] = Field((), description="passed on to the training job")
+    train_niceness: Annotated[int, _TRAINING] = Field(
+        15, ge=0, le=19, description="of the training child; a higher one leaves more to whoever decodes here"
+    )
     swap: Annotated[Literal["promoted", "always"], _TRAINING] = Field(
         "promoted", description="swap in models that beat the heuristics, or any"
     )

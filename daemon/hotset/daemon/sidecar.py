@@ -319,7 +319,9 @@ class Sidecar:
         self._trained_at = self._recorder.logged
         self.status.counters.trainings += 1
         folder = self.status.path.parent / f"training-{self.status.counters.trainings}"
-        self._training = Training(self._recorder.folder, folder, self._config.train_arguments)
+        self._training = Training(
+            self._recorder.folder, folder, self._config.train_arguments, self._config.train_niceness
+        )
         self.status.phase("training_started", steps=self._trained_at, folder=folder.name)
 
     def _adopt_model(self) -> None:

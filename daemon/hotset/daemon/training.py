@@ -17,7 +17,6 @@ from hotset.protos.errors import ModelError
 
 JOB_MODULE = "hotset.training.job"
 RESULT_NAME = "result.json"
-NICENESS = 15
 _children: set[subprocess.Popen[bytes]] = set()
 
 
@@ -43,7 +42,7 @@ class TrainingResult(BaseModel):
 class Training:
     """One run of the job. When `done`, either `scorer` and `result` are set, or `error` says why not."""
 
-    def __init__(self, log: Path, folder: Path, arguments: tuple[str, ...]) -> None:
+    def __init__(self, log: Path, folder: Path, arguments: tuple[str, ...], niceness: int) -> None:
         self.result: TrainingResult | None = None
         self.scorer: LearnedScorer | None = None
         self.error = ""
@@ -55,7 +54,7 @@ class Training:
         _children.add(self._child)
         # The child lowers nobody but itself, and a fork hook in a threaded process would be unsafe.
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, self._child.pid, NICENESS)
+            os.setpriority(os.PRIO_PROCESS, self._child.pid, niceness)
         self._thread = threading.Thread(target=self._finish, name="hotset-training", daemon=True)
         self._thread.start()
 

@@ -26,7 +26,7 @@ def demo(
     model: Annotated[Path | None, typer.Option(help="another checkpoint folder or .gguf file")] = None,
     sequences: Annotated[int, typer.Option(min=1, help="sequences decoded at once")] = 3,
     context: Annotated[int, typer.Option(min=256, help="prompt tokens of each sequence")] = 4096,
-    hbm_fraction: Annotated[float, typer.Option(help="hot pool as a share of the KV")] = 0.15,
+    hbm_fraction: Annotated[float, typer.Option(help="hot pool as a share of the KV")] = 0.135,
     learned_steps: Annotated[int, typer.Option(min=1, help="steps to go on with the model")] = 40,
     seed: Annotated[int, typer.Option(help="of sampling and training")] = 0,
 ) -> None:

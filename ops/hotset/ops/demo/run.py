@@ -32,11 +32,12 @@ class DemoOptions:
     model: Path | None = None
     sequences: int = 3
     context: int = 4096
-    hbm_fraction: float = 0.15
+    hbm_fraction: float = 0.135
     builtin_steps: int = 8
     train_after: int = 24
     learned_steps: int = 40
-    most_steps: int = 320
+    most_steps: int = 800
+    """of decoding, should training take long"""
     seed: int = 0
 
 
@@ -47,7 +48,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     model = options.model or samples.embedded_model()
     console.print(
         f"[bold]hotset demo[/]: {model.name}, {options.sequences} sequences of {options.context} tokens, "
-        f"{options.hbm_fraction:.0%} of their KV in fast memory. Everything goes to {folder}/"
+        f"{options.hbm_fraction:.1%} of their KV in fast memory. Everything goes to {folder}/"
     )
     # A runtime folder of its own: the demo's daemon must not steer somebody else's decode, nor theirs ours.
     runtime_dir = tempfile.mkdtemp(prefix="hotset-demo-")
@@ -158,7 +159,7 @@ def _daemon_arguments(options: DemoOptions, folder: Path, pid: int) -> list[str]
     store = (options.runs / "mlflow").absolute()
     store.mkdir(exist_ok=True)
     # The gate replays a pool of the size that the decode process has.
-    ratio = max(1.0, options.hbm_fraction * options.context / SELECTED_TOKENS)
+    ratio = max(1.0, options.hbm_fraction * (options.context + options.most_steps) / SELECTED_TOKENS)
     job = [
         "--experiment", "hotset-demo", "--tracking-uri", f"sqlite:///{store}/mlflow.db", "--pool", "shared",
         "--ratio", f"{ratio:.2f}", "--seed", str(options.seed),
@@ -166,5 +167,7 @@ def _daemon_arguments(options: DemoOptions, folder: Path, pid: int) -> list[str]
     return [
         "daemon", "--pid", str(pid), "--log-dir", str(folder / "daemon"), "--train",
         "--train-after", str(options.train_after * options.sequences), "--swap", "always",
+        # Two cores have little to spare beside a decode; training should not take all evening.
+        "--train-niceness", "5",
         *[f"--train-argument={argument}" for argument in job],
     ]  # fmt: skip
