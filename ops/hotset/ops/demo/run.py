@@ -34,7 +34,7 @@ class DemoOptions:
     context: int = 4096
     hbm_fraction: float = 0.135
     builtin_steps: int = 8
-    train_after: int = 24
+    train_after: int = 72
     learned_steps: int = 40
     most_steps: int = 800
     """of decoding, should training take long"""
@@ -167,6 +167,8 @@ def _daemon_arguments(options: DemoOptions, folder: Path, pid: int) -> list[str]
     return [
         "daemon", "--pid", str(pid), "--log-dir", str(folder / "daemon"), "--train",
         "--train-after", str(options.train_after * options.sequences), "--swap", "always",
+        # The demo is about pages: sequences that pause would blur its curves.
+        "--no-advice-enabled",
         # Two cores have little to spare beside a decode; training should not take all evening.
         "--train-niceness", "5",
         *[f"--train-argument={argument}" for argument in job],
