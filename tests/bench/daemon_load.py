@@ -125,7 +125,7 @@ class Node:
 def serve(folder: Path, sequences: int, period: float, seconds: float, warm: float) -> dict[str, Any]:
     """Publish for `warm` and then `seconds`; figures are of the latter."""
     node, epoch, waits, prefetches = Node(sequences, int(period * 1e6)), 0, [], 0
-    late = 0.0
+    late, too_late = 0.0, 0
     with ControlLink(model="load", geometry=node.shape, builtin_policy="ema", folder=folder) as link:
         for opening in node.openings():
             link.publish(opening)
@@ -152,14 +152,15 @@ def serve(folder: Path, sequences: int, period: float, seconds: float, warm: flo
                 waits.append(time.perf_counter() - published)
                 prefetches = max(prefetches, len(plan.prefetch))
                 assert len(plan.prefetch) <= len(node.page_of) // 32, "more prefetches than the reserve takes"
-                assert plan.deadline >= epoch, "a plan that came too late"
+                too_late += plan.deadline < epoch
         spent = time.process_time() - used
         time.sleep(0.5)
         dropped = link.counters.steps_dropped + link.counters.outbox_steps_dropped
     steps = epoch - first + 1
     took = time.perf_counter() - 0.5 - begin - warm
     return {
-        "steps": steps, "steps_total": epoch, "steps_dropped": dropped, "plans": len(waits),
+        "steps": steps, "steps_total": epoch, "steps_dropped": dropped,
+        "plans": len(waits), "plans_too_late": too_late,
         "accesses_per_s": round(steps * sequences * LANES * SELECTED / took),
         "candidates_per_s": round(steps * sequences * LANES * CANDIDATES / took),
         "plan_ms": quantiles(waits), "most_prefetches": prefetches, "latest_ms": round(-late * 1e3, 1),
