@@ -9,7 +9,7 @@ import pytest
 
 from hotset.protos import arrays, wire
 from hotset.protos.discovery import RuntimeFile
-from hotset.protos.messages import MESSAGES, PROTOCOL_VERSION, Capacity, Geometry, StepStats
+from hotset.protos.messages import MESSAGES, PROTOCOL_VERSION, Capacity, Geometry, InStep, LayerFigure, StepStats
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 SECTIONS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -40,12 +40,17 @@ def test_a_section_says_which_fields_may_be_missing(kind: str) -> None:
             assert ("default" in row.group()) == (not field.is_required()), name
 
 
-@pytest.mark.parametrize("model", [Capacity, Geometry, StepStats, RuntimeFile])
+@pytest.mark.parametrize("model", [Capacity, Geometry, InStep, StepStats, RuntimeFile])
 def test_nested_maps_and_the_discovery_file_are_complete(
-    model: type[Capacity | Geometry | StepStats | RuntimeFile],
+    model: type[Capacity | Geometry | InStep | StepStats | RuntimeFile],
 ) -> None:
     for name in model.model_fields:
         assert f"`{name}`" in PAGE
+
+
+def test_every_figure_of_a_layer_has_its_row() -> None:
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", SECTIONS["step"], re.MULTILINE)
+    assert [(int(number), name.upper()) for number, name in rows] == [(f.value, f.name) for f in LayerFigure]
 
 
 def test_limits_are_the_ones_in_the_code() -> None:

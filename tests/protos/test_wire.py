@@ -7,6 +7,7 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,8 @@ from hotset.protos.messages import (
     Error,
     Geometry,
     Heartbeat,
+    LayerFigure,
+    Lookahead,
     Message,
     Model,
     Plan,
@@ -97,6 +100,8 @@ def steps(draw: st.DrawFn) -> Step:
         new_generation=rng.integers(0, 9, new, dtype="<u4"),
         loaded=rng.integers(0, 9, new, dtype="<i4"),
         evicted=rng.integers(0, 9, 1, dtype="<i4"),
+        lookahead_1=rng.integers(-1, 99, (rows, draw(st.integers(0, width))), dtype="<i4"),
+        by_layer=rng.integers(0, 99, (draw(st.integers(0, 13)), 2), dtype="<i4"),
     )
 
 
@@ -271,6 +276,54 @@ def test_unaligned_frames_are_copied_into_aligned_arrays() -> None:
     assert isinstance(decoded, Plan)
     assert decoded.pages.flags.aligned
     np.testing.assert_array_equal(decoded.pages, plan.pages)
+
+
+def lanes_step(rows: int, width: int, **more: npt.NDArray[Any]) -> Step:
+    none = {name: np.zeros(0, "<i4") for name in ("lengths", "sequence_steps", "new_group", "loaded", "evicted")}
+    return Step(
+        epoch=1, sequences=[], candidates=np.zeros((rows, width), "<i4"), scores=np.zeros((rows, width), "|u1"),
+        flags=np.zeros((rows, width), "|u1"), new_sequence=np.zeros(0, "<i8"), new_generation=np.zeros(0, "<u4"),
+        **none, **more,
+    )  # fmt: skip
+
+
+def test_a_step_of_an_older_peer_has_no_lookahead() -> None:
+    topic, number, header, *arrays = encode(lanes_step(2, 4), 1)
+    fields = msgpack.unpackb(header)
+    old = [i for i, (name, _, _) in enumerate(fields["arrays"]) if not name.startswith(("lookahead", "by_layer"))]
+    fields["arrays"] = [fields["arrays"][i] for i in old]
+    _, step = decode([topic, number, msgpack.packb(fields), *(arrays[i] for i in old)])
+    assert isinstance(step, Step)
+    assert step.lookahead == {}
+    assert step.layer_figure(LayerFigure.DEMAND_PAGES) is None
+
+
+def test_an_array_with_a_default_may_not_come_in_the_header() -> None:
+    topic, number, header, *arrays = encode(lanes_step(2, 4), 1)
+    fields = msgpack.unpackb(header) | {"by_layer": [[1]]}
+    _, step = decode([topic, number, msgpack.packb(fields), *arrays])
+    assert isinstance(step, Step)
+    assert step.by_layer.size == 0
+
+
+def test_ranks_are_those_of_the_steps_lanes() -> None:
+    step = lanes_step(2, 4, lookahead_2=np.full((2, 3), -1, "<i4"), by_layer=np.arange(6, dtype="<i4").reshape(2, 3))
+    assert list(step.lookahead) == [2]
+    figure = step.layer_figure(LayerFigure.PLAN_PAGES)
+    assert figure is not None
+    assert figure.tolist() == [3, 4, 5]
+    assert step.layer_figure(LayerFigure.LEAST) is None
+    for shape in ((1, 3), (2, 5)):
+        with pytest.raises(ValueError, match="lookahead_1"):
+            lanes_step(2, 4, lookahead_1=np.zeros(shape, "<i4"))
+
+
+@pytest.mark.parametrize("wrong", [{"distance": 3}, {"distance": -2}, {"least": 1.1}, {"least": -0.1}, {"pages": -2}])
+def test_a_lookahead_is_bounded(wrong: dict[str, float]) -> None:
+    values = {"distance": -1.0, "least": np.nan, "pages": -1.0} | wrong
+    dtypes = {"distance": "|i1", "least": "<f4", "pages": "<i4"}
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Lookahead(number=1, **{name: np.array([values[name]], dtype) for name, dtype in dtypes.items()})
 
 
 @pytest.mark.parametrize("number", [-1, 1 << 64])

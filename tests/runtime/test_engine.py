@@ -21,6 +21,7 @@ from hotset.protos.messages import (
     Attach,
     Geometry,
     Hello,
+    Lookahead,
     Message,
     Model,
     Plan,
@@ -293,8 +294,11 @@ def test_what_the_engine_does_not_take_is_answered_for_it(bench: Bench) -> None:
     model = Model(number=1, version="v", sha256=forest.sha256(data), forest=np.frombuffer(data, "|u1"))
     bench.deliver(watcher, model)
     bench.deliver(watcher, Advice(number=2))
+    no_opinion = {"distance": np.full(2, -1, "|i1"), "least": np.full(2, np.nan, "<f4"), "pages": np.full(2, -1, "<i4")}
+    bench.deliver(watcher, Lookahead(number=3, **no_opinion))
     bench.engine.begin_step()
     assert not watcher.hear_ack("model").accepted
+    assert not watcher.hear_ack("lookahead").accepted
     assert not watcher.hear_ack("advice").accepted
     assert bench.engine.take_model() is None
     assert bench.engine.take_advice() is None

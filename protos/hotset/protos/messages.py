@@ -12,40 +12,67 @@ mention of its pages stale.
 
 from __future__ import annotations
 
-from enum import IntFlag
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from hotset.protos.arrays import ArraySpec, Rows2Int32, Rows2UInt8, array_specs
+from hotset.protos.parts import (
+    AccessFlag,
+    Capacity,
+    Count,
+    Frozen,
+    Geometry,
+    InStep,
+    LayerFigure,
+    Name,
+    Pid,
+    Reasons,
+    StepStats,
+    Text,
+)
+
+__all__ = [
+    "MESSAGES",
+    "PROTOCOL_VERSION",
+    "AccessFlag",
+    "Ack",
+    "Advice",
+    "AnyMessage",
+    "Attach",
+    "Capacity",
+    "DaemonMessage",
+    "Detach",
+    "Error",
+    "Geometry",
+    "Heartbeat",
+    "Hello",
+    "InStep",
+    "LayerFigure",
+    "Lookahead",
+    "Message",
+    "Model",
+    "Plan",
+    "RuntimeMessage",
+    "SequenceClose",
+    "SequenceOpen",
+    "Snapshot",
+    "SnapshotRequest",
+    "Step",
+    "StepStats",
+]
 
 PROTOCOL_VERSION = 1
 
 _Any = npt.NDArray[Any]
 Pages = Annotated[_Any, ArraySpec("<i4", ("pages",))]
 PageGenerations = Annotated[_Any, ArraySpec("<u4", ("pages",))]
-Count = Annotated[int, Field(ge=0, lt=1 << 63)]
-Text = Annotated[str, Field(max_length=4096)]
-Name = Annotated[str, Field(max_length=256)]
-Pid = Annotated[int, Field(ge=1, lt=1 << 31)]
-Reasons = Annotated[dict[Name, Count], Field(max_length=256)]
 
 
-class AccessFlag(IntFlag):
-    """Bits of `Step.flags`, one byte a candidate."""
-
-    SELECTED = 1
-    HIT = 2
-    PREFETCHED = 4
-    """Selected, and resident only because a prefetch brought it in since its last use."""
-
-
-class Frozen(BaseModel):
-    """Immutable; unknown keys are ignored, so that newer peers may add some."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", arbitrary_types_allowed=True)
+def _none() -> _Any:
+    return np.empty((0, 0), "<i4")
 
 
 class Message(Frozen):
@@ -65,40 +92,6 @@ class Message(Frozen):
         return self
 
 
-class Geometry(Frozen):
-    """Shape of the decoder and of its page pool; fixed for a session."""
-
-    layers: int = Field(ge=1, le=4096)
-    kv_heads: int = Field(ge=1, le=4096)
-    page_size: int = Field(ge=1, le=1 << 20, description="tokens a page")
-    selected: int = Field(ge=1, le=1 << 20, description="k, pages selected per lane and step")
-    candidates: int = Field(ge=1, le=1 << 20, description="candidates reported per lane and step, at most 2k")
-    page_bytes: int = Field(ge=1, description="K and V bytes of one page of one lane")
-    slots: int = Field(ge=1, lt=1 << 31, description="pages that the hot pool holds")
-    groups: int = Field(ge=1, lt=1 << 31, description="groups that the page table can address")
-
-    @model_validator(mode="after")
-    def _check_pages(self) -> Geometry:
-        if self.groups * self.lanes >= 1 << 31:
-            raise ValueError(f"{self.groups} groups of {self.lanes} lanes exceed 2**31 physical pages")
-        return self
-
-    @property
-    def lanes(self) -> int:
-        """Lanes of one sequence."""
-        return self.layers * self.kv_heads
-
-
-class Capacity(Frozen):
-    """What advice has to fit into; 0 (or an empty name) where the runtime does not know."""
-
-    device: Name = Field("", description="runtimes of one node that name the same device share its memory")
-    max_sequences: Count = Field(0, description="sequences that can run at once")
-    least_slots: Count = Field(0, description="hot slots below which max_sequences cannot decode")
-    hbm_bytes: Count = Field(0, description="device memory for hot slots and running sequences together")
-    sequence_bytes: Count = Field(0, description="of it, what a running sequence takes beside its hot pages")
-
-
 class Hello(Message):
     """First message to every peer that attaches: who the runtime is and whether the peer holds the lease."""
 
@@ -115,6 +108,7 @@ class Hello(Message):
     holder: Name = Field("", description="`peer pid` of whoever holds the lease, empty if nobody does")
     sequences: Count = Field(0, description="sequences that are decoding now")
     capacity: Capacity = Capacity()
+    in_step: InStep = InStep()
 
 
 class SequenceOpen(Message):
@@ -140,26 +134,6 @@ class SequenceClose(Message):
     reason: Name
 
 
-class StepStats(Frozen):
-    """Timing and movement of one step; what is marked cumulative counts since the session began."""
-
-    step_us: Count = Field(0, description="microseconds that the step took")
-    stall_us: Count = Field(0, description="microseconds of it that attention waited for movement")
-    demand_pages: Count = Field(0, description="pages loaded on a demand miss in this step")
-    prefetch_pages: Count = Field(0, description="pages that a prefetch made resident in this step")
-    moved_bytes: Count = Field(0, description="bytes that this step moved over the host link")
-    written_pages: Count = Field(0, description="pages that this step sealed and wrote through")
-    waiting: Count = Field(0, description="requests that wait for admission")
-    paused: Count = Field(0, description="sequences that hold their pages and did not run in this step")
-    hot_slots: Count = Field(0, description="slots that the hot set may use now, 0 for all of the geometry's")
-    reserve: Count = Field(0, description="slots in the reserve at the end of the step")
-    free: Count = Field(0, description="slots that hold nothing")
-    steps_dropped: Count = Field(0, description="step messages dropped at the high-water mark, cumulative")
-    plans_applied: Count = Field(0, description="cumulative")
-    entries_applied: Count = Field(0, description="cumulative")
-    entries_rejected: Reasons = Field(default_factory=dict, description="by reason, cumulative")
-
-
 class Step(Message):
     """Every access of one decode step of the whole batch.
 
@@ -167,7 +141,10 @@ class Step(Message):
     logical page numbers, padded with -1. A score is page attention mass m as `255 + 8*log2(m)`, clipped to
     0..255. `new_*` name groups that joined a sequence since the step before, in logical order; one that the
     sequence already has is to be ignored. `loaded` and `evicted` list physical pages that gained or lost
-    their slot since the step before, by what holds now, so that each stands in one of them.
+    their slot since the step before, by what holds now, so that each stands in one of them. `lookahead_d` holds logical
+    pages in rank order, best first, as a query estimated d layers early ranks them, padded with -1; a lane without
+    such an estimate has -1 only, and an array without rows means that there is none. `by_layer` has a row for each
+    LayerFigure; rows may be missing at its end and are 0 then.
     """
 
     type: Literal["step"] = "step"
@@ -184,12 +161,35 @@ class Step(Message):
     new_generation: Annotated[_Any, ArraySpec("<u4", ("new",))]
     loaded: Annotated[_Any, ArraySpec("<i4", ("loaded",))]
     evicted: Annotated[_Any, ArraySpec("<i4", ("evicted",))]
+    lookahead_1: Annotated[_Any, ArraySpec("<i4", ("rows_1", "ranks_1"))] = Field(default_factory=_none)
+    lookahead_2: Annotated[_Any, ArraySpec("<i4", ("rows_2", "ranks_2"))] = Field(default_factory=_none)
+    by_layer: Annotated[_Any, ArraySpec("<i4", ("figures", "layers"))] = Field(default_factory=_none)
 
     @model_validator(mode="after")
     def _check_sequences(self) -> Step:
         if len(self.sequences) != len(self.lengths):
             raise ValueError(f"{len(self.sequences)} sequences, but {len(self.lengths)} lengths")
         return self
+
+    @model_validator(mode="after")
+    def _check_lookahead(self) -> Step:
+        rows, candidates = self.candidates.shape
+        for distance, ranks in self.lookahead.items():
+            if len(ranks) != rows or ranks.shape[1] > candidates:
+                raise ValueError(
+                    f"lookahead_{distance}: {ranks.shape} ranks for {rows} rows of {candidates} candidates"
+                )
+        return self
+
+    @property
+    def lookahead(self) -> dict[int, npt.NDArray[np.int32]]:
+        """Ranks by distance, of the distances that there are."""
+        return {early: ranks for early, ranks in ((1, self.lookahead_1), (2, self.lookahead_2)) if ranks.size}
+
+    def layer_figure(self, figure: LayerFigure) -> npt.NDArray[np.int32] | None:
+        """One row of `by_layer`, [layers]; None where the runtime does not tell."""
+        row: npt.NDArray[np.int32] | None = self.by_layer[figure] if figure < len(self.by_layer) else None
+        return row
 
 
 class Snapshot(Message):
@@ -220,7 +220,7 @@ class Snapshot(Message):
 
 
 class Ack(Message):
-    """What became of a plan, advice or model. `rejected` counts entries by reason."""
+    """What became of a plan, advice, lookahead or model. `rejected` counts entries by reason."""
 
     type: Literal["ack"] = "ack"
     of: Name
@@ -310,13 +310,44 @@ class Advice(Message):
         return self
 
 
+class Lookahead(Message):
+    """Steering of the decisions inside the step, layer by layer; each replaces the one before.
+
+    It holds for `steps` steps from when it is taken; after that, and where an entry has no opinion, the runtime's own
+    safe values count. The runtime says in its `ack` whether it follows.
+    """
+
+    type: Literal["lookahead"] = "lookahead"
+    number: Count
+    steps: Annotated[int, Field(ge=1, le=1 << 20)] = 1024
+    distance: Annotated[_Any, ArraySpec("|i1", ("layers",))]
+    least: Annotated[_Any, ArraySpec("<f4", ("layers",))]
+    pages: Annotated[_Any, ArraySpec("<i4", ("layers",))]
+    reason: Text = ""
+
+    @model_validator(mode="after")
+    def _check_opinions(self) -> Lookahead:
+        if bool(((self.distance < -1) | (self.distance > 2)).any()) or bool((self.pages < -1).any()):
+            raise ValueError("distance must be -1 (no opinion), 0 (off), 1 or 2; pages -1 (no limit) or more")
+        if bool(((self.least < 0) | (self.least > 1)).any()):
+            raise ValueError("least must be a probability, or NaN for no opinion")
+        return self
+
+
 class Model(Message):
-    """A forest for scoring on the device: the bytes of `hotset.protos.forest`, checked by SHA-256."""
+    """What the device scores by: the bytes of `hotset.protos.forest` or `device_model`, checked by SHA-256.
+
+    It is in force once it is acknowledged as accepted; a model that is refused changes nothing. Stale is a number that
+    does not exceed the last one of this connection, and, unless `rollback` says that it is meant, a model `trained`
+    before the one in force.
+    """
 
     type: Literal["model"] = "model"
     number: Count
     version: Name
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    trained: Count = Field(0, description="seconds since 1970 when its training began, 0 if unknown")
+    rollback: bool = False
     forest: Annotated[_Any, ArraySpec("|u1", ("bytes",))]
 
 
@@ -332,13 +363,13 @@ class Detach(Message):
 
 
 RuntimeMessage = Hello | SequenceOpen | SequenceClose | Step | Snapshot | Ack | Error
-DaemonMessage = Attach | SnapshotRequest | Heartbeat | Plan | Advice | Model | Detach
+DaemonMessage = Attach | SnapshotRequest | Heartbeat | Plan | Advice | Lookahead | Model | Detach
 AnyMessage = RuntimeMessage | DaemonMessage
 
 MESSAGES: dict[str, type[Message]] = {
     cls.model_fields["type"].default: cls
     for cls in (
         Hello, SequenceOpen, SequenceClose, Step, Snapshot, Ack, Error,
-        Attach, SnapshotRequest, Heartbeat, Plan, Advice, Model, Detach,
+        Attach, SnapshotRequest, Heartbeat, Plan, Advice, Lookahead, Model, Detach,
     )
 }  # fmt: skip

@@ -80,7 +80,9 @@ def decode(frames: Sequence[Frame]) -> tuple[int, Message]:
     _check_sizes(len(packed), sum(len(buffer) for buffer in buffers))
     header = _unpack(packed)
     cls = _message_class(header, bytes(topic[:256]))
-    fields = header | _arrays(cls, header.get("arrays"), buffers)
+    arrays = _arrays(cls, header.get("arrays"), buffers)
+    # A field that is an array may come as a frame only, never in the header.
+    fields = {name: value for name, value in header.items() if name not in cls.arrays} | arrays
     try:
         message = cls.model_validate(fields, strict=True)
     except ValidationError as error:
@@ -135,8 +137,7 @@ def _arrays(cls: type[Message], described: object, buffers: list[memoryview]) ->
     """Views of the array frames that `cls` knows; the frames of unknown arrays are checked and skipped."""
     if not isinstance(described, list) or len(described) != len(buffers):
         raise ProtocolError(f"arrays must be a list that describes the {len(buffers)} array frames")
-    # A field that is an array may come as a frame only, never in the header.
-    found: dict[str, Any] = dict.fromkeys(cls.arrays)
+    found: dict[str, Any] = {}
     seen: set[str] = set()
     for item, buffer in zip(described, buffers, strict=True):
         name, dtype, shape = _description(item)

@@ -69,7 +69,11 @@ class LinkSteering(Steering):
             self._apply_plan(manager, plan, epoch)
         for model in self.link.take_models():
             self.link.publish(
-                Ack(of="model", number=model.number, accepted=False, reason="this backend scores on the daemon")
+                Ack(of="model", number=model.number, accepted=False, reason="unsupported: this runtime takes no models")
+            )
+        if (lookahead := self.link.take_lookahead()) is not None:
+            self.link.publish(
+                Ack(of="lookahead", number=lookahead.number, accepted=False, reason="nothing here looks ahead")
             )
         if (advice := self.link.take_advice()) is not None:
             reason = self._on_advice(advice)[:4096] if self._on_advice is not None else "nobody here follows advice"

@@ -27,6 +27,7 @@ from hotset.protos.messages import (
     Geometry,
     Heartbeat,
     Hello,
+    Lookahead,
     Message,
     Model,
     Plan,
@@ -92,6 +93,13 @@ def make_plan(number: int = 1, entries: int = 1) -> Plan:
         number=number, epoch=1, deadline=5, source="heuristic",
         pages=np.arange(entries, dtype="<i4"), generations=np.zeros(entries, "<u4"), values=np.ones(entries, "<f4"),
         prefetch=np.zeros(0, "<i4"), prefetch_generations=np.zeros(0, "<u4"),
+    )  # fmt: skip
+
+
+def make_lookahead(number: int) -> Lookahead:
+    return Lookahead(
+        number=number, distance=np.array([0, 1], "|i1"), least=np.array([np.nan, 0.5], "<f4"),
+        pages=np.array([-1, 9], "<i4"),
     )  # fmt: skip
 
 
@@ -210,6 +218,9 @@ def test_advice_and_models_reach_the_loop(bench: Bench) -> None:
     for number in range(1, 7):
         peer.send(Model(number=number, version="v", sha256="0" * 64, forest=np.zeros(3, "|u1")))
         peer.send(Advice(number=number, concurrency=number))
+    for oldest in (1, 2):
+        ack = peer.expect(Ack)
+        assert (ack.of, ack.number, ack.accepted) == ("model", oldest, False)
     peer.barrier()
     advice = bench.link.take_advice()
     assert advice is not None
@@ -217,6 +228,33 @@ def test_advice_and_models_reach_the_loop(bench: Bench) -> None:
     assert bench.link.take_advice() is None
     assert [model.number for model in bench.link.take_models()] == [3, 4, 5, 6]
     assert bench.link.take_models() == []
+
+
+def test_a_model_whose_number_does_not_grow_is_stale(bench: Bench) -> None:
+    peer = bench.controller()
+    model = Model(number=3, version="v", sha256="0" * 64, forest=np.zeros(3, "|u1"))
+    peer.send(model)
+    peer.send(model)
+    ack = peer.expect(Ack)
+    assert (ack.of, ack.accepted, ack.reason) == ("model", False, "stale: the number must exceed 3")
+    peer.barrier()
+    assert len(bench.link.take_models()) == 1
+
+
+def test_the_newest_lookahead_reaches_the_loop_and_none_of_a_lease_that_ended(bench: Bench) -> None:
+    peer = bench.controller()
+    for number in (1, 2):
+        peer.send(make_lookahead(number))
+    peer.barrier()
+    taken = bench.link.take_lookahead()
+    assert taken is not None
+    assert taken.number == 2
+    assert bench.link.take_lookahead() is None
+    peer.send(make_lookahead(3))
+    peer.barrier()
+    peer.send(Detach())
+    bench.peer().attach()
+    assert bench.link.take_lookahead() is None
 
 
 def test_a_snapshot_goes_to_those_who_asked(bench: Bench) -> None:

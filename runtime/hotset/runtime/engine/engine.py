@@ -19,6 +19,7 @@ from hotset.protos.messages import (
     Advice,
     Capacity,
     Geometry,
+    Lookahead,
     Model,
     SequenceClose,
     SequenceOpen,
@@ -182,7 +183,9 @@ class Engine:
             self._link.publish(self.tables.snapshot(max(self.epoch - 1, 0)))
         if not self._takes_models:
             for model in self._link.take_models():
-                self.answer(model, accepted=False, reason="this engine does not score")
+                self.answer(model, accepted=False, reason="unsupported: this engine does not score")
+        if (lookahead := self._link.take_lookahead()) is not None:
+            self.answer(lookahead, accepted=False, reason="this engine does not decide inside the step")
         if not self._takes_advice and (advice := self._link.take_advice()) is not None:
             self.answer(advice, accepted=False, reason="this engine does not take advice")
 
@@ -267,7 +270,7 @@ class Engine:
             data = model.forest.tobytes()
             try:
                 if sha256(data) != model.sha256:
-                    raise ModelError("the bytes do not have the hash that the message promises")
+                    raise ModelError("corrupt: the bytes do not have the hash that the message promises")
                 checked = CheckedModel(model.number, model.version, FlatForest.from_bytes(data))
             except ModelError as error:
                 self.answer(model, accepted=False, reason=str(error))
@@ -277,9 +280,9 @@ class Engine:
             newest = checked
         return newest
 
-    def answer(self, message: Advice | Model | CheckedModel, *, accepted: bool, reason: str = "") -> None:
+    def answer(self, message: Advice | Lookahead | Model | CheckedModel, *, accepted: bool, reason: str = "") -> None:
         """Tell the daemon whether the engine follows its advice or uses its model."""
-        of = "advice" if isinstance(message, Advice) else "model"
+        of = {Advice: "advice", Lookahead: "lookahead"}.get(type(message), "model")
         self._link.publish(Ack(of=of, number=message.number, accepted=accepted, reason=reason[:4096]))
 
     def close(self) -> None:

@@ -21,6 +21,8 @@ from hotset.protos.messages import (
     Error,
     Geometry,
     Hello,
+    InStep,
+    Lookahead,
     Model,
     Plan,
     SequenceClose,
@@ -75,6 +77,7 @@ class ControlLink:
         transport: ServerTransport | None = None,
         limits: LinkLimits | None = None,
         capacity: Capacity | None = None,
+        in_step: InStep | None = None,
     ) -> None:
         """Listen and publish the discovery file.
 
@@ -91,7 +94,7 @@ class ControlLink:
         self._hello = Hello(
             session=self.session, pid=os.getpid(), model=model[:256], geometry=geometry, epoch=0,
             builtin_policy=builtin_policy, controller=False, lease_seconds=self._limits.lease_seconds,
-            capacity=capacity or Capacity(),
+            capacity=capacity or Capacity(), in_step=in_step or InStep(),
         )  # fmt: skip
         self._transport = transport or self._listen(endpoint, keys, folder)
         self._mailbox = Mailbox()
@@ -145,6 +148,10 @@ class ControlLink:
     def take_advice(self) -> Advice | None:
         """The newest advice of the lease holder that was not taken yet."""
         return self._mailbox.take_advice()
+
+    def take_lookahead(self) -> Lookahead | None:
+        """The lease holder's newest steering of what the step decides, if it was not taken yet."""
+        return self._mailbox.take_lookahead()
 
     def snapshot_wanted(self) -> bool:
         """Whether a peer waits for a snapshot: publish one at the next safe point."""

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-from hotset.protos.messages import Advice, Model, Plan
+from hotset.protos.messages import Advice, Lookahead, Model, Plan
 
 MAX_MODELS = 4
 
@@ -40,13 +40,14 @@ class LinkCounters:
 
 
 class Mailbox:
-    """Newest plan and advice, and pending models, between two threads."""
+    """Newest plan, advice and lookahead, and pending models, between two threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._plan: Plan | None = None
         self._advice: Advice | None = None
-        self._models: deque[Model] = deque(maxlen=MAX_MODELS)
+        self._lookahead: Lookahead | None = None
+        self._models: deque[Model] = deque()
         self.snapshot_wanted = False
 
     def put_plan(self, plan: Plan) -> Plan | None:
@@ -55,13 +56,19 @@ class Mailbox:
             superseded, self._plan = self._plan, plan
             return superseded
 
-    def put(self, message: Advice | Model) -> None:
-        """Leave advice (the newest wins) or a model (the last few are kept)."""
+    def put(self, message: Advice | Lookahead) -> None:
+        """Leave advice or a lookahead; the newest wins."""
         with self._lock:
             if isinstance(message, Advice):
                 self._advice = message
             else:
-                self._models.append(message)
+                self._lookahead = message
+
+    def put_model(self, model: Model) -> Model | None:
+        """Leave a model; returns the one that there is no room for any more."""
+        with self._lock:
+            self._models.append(model)
+            return self._models.popleft() if len(self._models) > MAX_MODELS else None
 
     def take_plan(self) -> Plan | None:
         """The newest plan, once."""
@@ -79,6 +86,14 @@ class Mailbox:
             advice, self._advice = self._advice, None
             return advice
 
+    def take_lookahead(self) -> Lookahead | None:
+        """The newest lookahead, once."""
+        if self._lookahead is None:
+            return None
+        with self._lock:
+            lookahead, self._lookahead = self._lookahead, None
+            return lookahead
+
     def take_models(self) -> list[Model]:
         """Models that came since the last call, oldest first."""
         if not self._models:
@@ -91,5 +106,5 @@ class Mailbox:
     def clear(self) -> None:
         """Forget what a controller left that has lost the lease."""
         with self._lock:
-            self._plan = self._advice = None
+            self._plan = self._advice = self._lookahead = None
             self._models.clear()

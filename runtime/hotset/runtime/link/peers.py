@@ -27,6 +27,7 @@ class Peer:
     """Sequence number of the newest message addressed to this peer, delivered or dropped."""
     heard_at: float = 0.0
     plan_number: int = -1
+    model_number: int = -1
 
 
 class Peers:

@@ -16,6 +16,7 @@ from hotset.protos.messages import (
     Error,
     Heartbeat,
     Hello,
+    Lookahead,
     Message,
     Model,
     Plan,
@@ -115,7 +116,7 @@ class LinkServer:
             self._attach(peer, message, now)
         elif isinstance(message, Detach):
             self._detach(peer, message)
-        elif not isinstance(message, SnapshotRequest | Heartbeat | Plan | Advice | Model):
+        elif not isinstance(message, SnapshotRequest | Heartbeat | Plan | Advice | Lookahead | Model):
             kind = type(message).model_fields["type"].default
             self._drop(peer, "wrong_direction", f"{kind} is for a runtime to send")
         elif not peer.attached:
@@ -129,6 +130,8 @@ class LinkServer:
             self._refuse(peer, "not_controller", self._holder())
         elif isinstance(message, Plan):
             self._plan(peer, message)
+        elif isinstance(message, Model):
+            self._model(peer, message)
         else:
             self._mailbox.put(message)
 
@@ -187,6 +190,17 @@ class LinkServer:
                 self._counters.plans_superseded += 1
                 reason = f"superseded by {plan.number}"
                 self._send(peer, Ack(of="plan", number=older.number, accepted=False, reason=reason))
+
+    def _model(self, peer: Peer, model: Model) -> None:
+        if model.number <= peer.model_number:
+            self._refuse_model(peer, model, f"stale: the number must exceed {peer.model_number}")
+            return
+        peer.model_number = model.number
+        if (older := self._mailbox.put_model(model)) is not None:
+            self._refuse_model(peer, older, f"superseded by {model.number}")
+
+    def _refuse_model(self, peer: Peer, model: Model, reason: str) -> None:
+        self._send(peer, Ack(of="model", number=model.number, accepted=False, reason=reason))
 
     def limit_entries(self, entries: int) -> None:
         """Plans with more values or prefetches than the pool has slots are hostile."""
