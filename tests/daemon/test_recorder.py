@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,18 @@ def test_flush_puts_everything_on_disk(tmp_path: Path) -> None:
     assert log.sequences[0].steps.tolist() == list(range(5))
     assert (recorder.logged, recorder.dropped) == (5, 0)
     recorder.close()
+
+
+def test_ranks_of_a_lookahead_are_columns_of_the_log(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "log", trace_meta(HELLO), rows_per_part=99, flush_seconds=60, lookahead=(1,))
+    ranks = np.array([[-1, -1], [1, 0]], np.int32)
+    recorder.append(replace(part(0), lookahead={1: ranks}), epoch=0)
+    recorder.append(part(1), epoch=1)
+    recorder.close()
+    found = read_trace(tmp_path / "log").sequences[0].lookahead
+    assert list(found) == [1]
+    np.testing.assert_array_equal(found[1][0, :, :2], ranks)
+    assert (found[1][1] == -1).all()
 
 
 def test_close_writes_what_is_pending(tmp_path: Path) -> None:

@@ -134,3 +134,22 @@ def test_groups_and_pages_out_of_range_are_refused(state: SessionState) -> None:
         state.snapshot(snapshot(resident=i32(20)))
     with pytest.raises(ProtocolError, match="group outside"):
         state.snapshot(snapshot(groups=i32(3, 1, 4, -1)))
+
+
+def test_a_lookahead_goes_with_its_sequence(state: SessionState) -> None:
+    ranks = i32(1, -1, 0, 1).reshape(2, 2)
+    parts = state.step(step(1, lookahead_1=ranks, by_layer=np.zeros((12, GEOMETRY.layers), "<i4")))
+    np.testing.assert_array_equal(parts[0].lookahead[1], ranks)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lookahead_1": i32(2, 0, 0, 0).reshape(2, 2)},
+        {"lookahead_2": i32(0, 0, 0, -2).reshape(2, 2)},
+        {"by_layer": np.zeros((1, GEOMETRY.layers + 1), "<i4")},
+    ],
+)
+def test_what_does_not_fit_of_a_lookahead_ends_the_session(state: SessionState, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError):
+        state.step(step(1, **wrong))

@@ -31,14 +31,23 @@ def trace_meta(hello: Hello) -> TraceMeta:
 class Recorder:
     """Appends to a log folder. When the disk fails, logging ends, `failed` says why, and the session goes on."""
 
-    def __init__(self, folder: Path, meta: TraceMeta, *, rows_per_part: int, flush_seconds: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        meta: TraceMeta,
+        *,
+        rows_per_part: int,
+        flush_seconds: float,
+        lookahead: tuple[int, ...] = (),
+    ) -> None:
+        """The log has a column of ranks for each distance in `lookahead`. Raises TraceError if it cannot be begun."""
         self.folder = folder
         self.logged = 0
         self.dropped = 0
         self.written = 0
         """Bytes on disk, as of the last flush."""
         self.failed = ""
-        self._writer = TraceWriter(folder, meta, rows_per_part=rows_per_part)
+        self._writer = TraceWriter(folder, meta, rows_per_part=rows_per_part, lookahead=lookahead)
         self._flush_seconds = flush_seconds
         self._queue: queue.Queue[tuple[LaneStep, int] | threading.Event | None] = queue.Queue(QUEUE)
         self._thread = threading.Thread(target=self._run, name="hotset-log", daemon=True)
@@ -99,6 +108,6 @@ class Recorder:
     def _append(self, part: LaneStep, epoch: int) -> None:
         self._writer.append(
             sequence=part.sequence.id, step=part.step, epoch=epoch, length=part.length,
-            pages=part.pages, scores=part.scores, flags=part.flags,
+            pages=part.pages, scores=part.scores, flags=part.flags, lookahead=part.lookahead,
         )  # fmt: skip
         self.logged += 1

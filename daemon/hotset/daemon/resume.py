@@ -24,7 +24,8 @@ from hotset.daemon.events import say
 from hotset.daemon.scorers import LearnedScorer
 from hotset.protos.discovery import write_atomically
 from hotset.protos.errors import ModelError
-from hotset.protos.messages import Count, Hello, Name
+from hotset.protos.messages import Hello
+from hotset.protos.parts import Count, Name
 
 FILE_NAME = "daemon.json"
 VERSION = 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,8 @@ class LaneStep:
     pages: Int32
     scores: UInt8
     flags: UInt8
+    lookahead: Mapping[int, Int32] = field(default_factory=dict)
+    """[lanes, ranks] by distance"""
 
 
 class SequenceState:

@@ -70,6 +70,7 @@ class Sidecar:
         self._recorder = Recorder(
             folder / "trace", trace_meta(hello),
             rows_per_part=config.rows_per_part, flush_seconds=config.flush_seconds,
+            lookahead=tuple(sorted(set(hello.in_step.distances))),
         )  # fmt: skip
         self._scoring = ScoringBudget(config.rules.rows)
         self._ahead = Ahead(self.state, self._scoring.observe)

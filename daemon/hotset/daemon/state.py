@@ -131,7 +131,7 @@ class SessionState:
         self.room.tidy(self.sequences, epoch)
 
     def _parts(self, message: Step) -> Iterator[LaneStep]:
-        lanes = self.geometry.lanes
+        lanes, lookahead = self.geometry.lanes, message.lookahead
         for i, number in enumerate(message.sequences):
             sequence = self.sequences.get(number)
             if sequence is None:
@@ -145,6 +145,7 @@ class SessionState:
                 message.candidates[rows],
                 message.scores[rows],
                 message.flags[rows],
+                {early: ranks[rows] for early, ranks in lookahead.items()},
             )
 
     def _new_groups(self, message: Step) -> None:
@@ -178,6 +179,12 @@ class SessionState:
         newest = np.minimum((message.lengths - 1) // self.geometry.page_size, self.geometry.groups - 1)
         if wrong := fault(message.candidates, message.flags, newest.astype(np.int32)):
             raise ProtocolError(f"step {message.epoch} {wrong}")
+        for early, ranks in message.lookahead.items():
+            beyond = ranks.max(axis=1) > np.repeat(newest, self.geometry.lanes)
+            if ranks.min() < -1 or bool(beyond.any()):
+                raise ProtocolError(f"step {message.epoch}: lookahead_{early} ranks a page outside its sequence")
+        if len(message.by_layer) and message.by_layer.shape[1] != self.geometry.layers:
+            raise ProtocolError(f"step {message.epoch} tells of {message.by_layer.shape[1]} layers")
         self._check(message.new_group, self.geometry.groups, "group")
         self._check(message.loaded, len(self.resident), "page")
         self._check(message.evicted, len(self.resident), "page")

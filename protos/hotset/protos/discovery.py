@@ -19,7 +19,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hotset.protos.errors import ProtocolError
-from hotset.protos.messages import PROTOCOL_VERSION, Geometry, Name, Pid
+from hotset.protos.messages import PROTOCOL_VERSION, Geometry
+from hotset.protos.parts import Name, Pid
 
 RUNTIME_DIR_VARIABLE = "HOTSET_RUNTIME_DIR"
 MAX_FILE_BYTES = 1 << 16

@@ -282,7 +282,7 @@ class Engine:
 
     def answer(self, message: Advice | Lookahead | Model | CheckedModel, *, accepted: bool, reason: str = "") -> None:
         """Tell the daemon whether the engine follows its advice or uses its model."""
-        of = {Advice: "advice", Lookahead: "lookahead"}.get(type(message), "model")
+        of = "advice" if isinstance(message, Advice) else "lookahead" if isinstance(message, Lookahead) else "model"
         self._link.publish(Ack(of=of, number=message.number, accepted=accepted, reason=reason[:4096]))
 
     def close(self) -> None:
