@@ -11,8 +11,9 @@ import pytest
 
 from hotset.daemon.recorder import Recorder, trace_meta
 from hotset.daemon.state import LaneStep, SequenceState
-from hotset.predictor.trace import read_trace
-from hotset.protos.messages import AccessFlag, Geometry, Hello
+from hotset.predictor.trace import open_trace, read_trace
+from hotset.protos.messages import AccessFlag, Geometry, Hello, Step, StepStats
+from hotset.protos.trace import STEP_COLUMNS
 
 GEOMETRY = Geometry(layers=2, kv_heads=1, page_size=4, selected=2, candidates=4, page_bytes=64, slots=8, groups=8)
 HELLO = Hello(
@@ -51,6 +52,34 @@ def test_ranks_of_a_lookahead_are_columns_of_the_log(tmp_path: Path) -> None:
     assert list(found) == [1]
     np.testing.assert_array_equal(found[1][0, :, :2], ranks)
     assert (found[1][1] == -1).all()
+
+
+def test_what_the_runtime_said_of_a_step_lies_beside_its_rows(tmp_path: Path) -> None:
+    recorder = make(tmp_path / "log", flush_seconds=60)
+    for epoch in range(3):
+        stats = StepStats(step_us=100 + epoch, stall_us=7, demand_pages=epoch, moved_bytes=64 * epoch, hot_slots=5)
+        none = np.empty((0, 4), np.uint8)
+        empty = np.empty(0, "<i4")
+        recorder.note(
+            Step(
+                epoch=epoch, sequences=[3], stats=stats, lengths=np.array([9], "<i4"),
+                sequence_steps=np.array([epoch], "<i4"), candidates=none.astype("<i4"), scores=none, flags=none,
+                new_sequence=empty.astype("<i8"), new_group=empty, new_generation=empty.astype("<u4"), loaded=empty,
+                evicted=empty,
+            ),
+            "learned" if epoch else "",
+        )  # fmt: skip
+        recorder.append(part(epoch), epoch=epoch)
+        recorder.flush().wait(10)
+    recorder.close()
+    log = open_trace(tmp_path / "log")
+    assert (len(log.files), log.meta.slots, log.meta.builtin) == (3, 8, "ema")
+    found = log.steps()
+    assert {name: found[name].tolist() for name in ("epoch", "step_us", "demand_pages", "moved_bytes", "planner")} == {
+        "epoch": [0, 1, 2], "step_us": [100, 101, 102], "demand_pages": [0, 1, 2], "moved_bytes": [0, 64, 128],
+        "planner": [0, 2, 2],
+    }  # fmt: skip
+    assert found.keys() == STEP_COLUMNS.keys()
 
 
 def test_close_writes_what_is_pending(tmp_path: Path) -> None:

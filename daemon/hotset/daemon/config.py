@@ -107,7 +107,7 @@ class DaemonConfig(BaseModel):
         "promoted", description="swap in models that beat the heuristics, or any"
     )
 
-    plan_every: Annotated[int, _PLANS] = Field(1, ge=1, description="plan on every so manieth step")
+    plan_every: Annotated[int, _PLANS] = Field(1, ge=0, description="plan on every so manieth step; 0: never")
     link_gbps: Annotated[float | None, _PLANS] = Field(
         None, gt=0, allow_inf_nan=False, description="rate of the host link in 10^9 bytes/s; unset: measured"
     )

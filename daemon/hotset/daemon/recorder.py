@@ -6,16 +6,19 @@ import logging
 import queue
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from hotset.daemon.events import say
 from hotset.daemon.state import LaneStep
 from hotset.predictor.trace import TraceWriter
 from hotset.protos.errors import TraceError
-from hotset.protos.messages import Hello
-from hotset.protos.trace import TraceMeta
+from hotset.protos.messages import Hello, Step
+from hotset.protos.trace import STEP_COLUMNS, TraceMeta
 
 QUEUE = 4096
+PLANNERS = ("", "heuristic", "learned")
+"""by their number in the log"""
 
 
 def trace_meta(hello: Hello) -> TraceMeta:
@@ -25,6 +28,7 @@ def trace_meta(hello: Hello) -> TraceMeta:
         model=hello.model, kind="decode", layers=shape.layers, kv_heads=shape.kv_heads,
         page_size=shape.page_size, selected=shape.selected, candidates=shape.candidates,
         page_bytes=shape.page_bytes, session=hello.session, source=f"pid {hello.pid}",
+        slots=shape.slots, builtin=hello.builtin_policy,
     )  # fmt: skip
 
 
@@ -49,9 +53,15 @@ class Recorder:
         self.failed = ""
         self._writer = TraceWriter(folder, meta, rows_per_part=rows_per_part, lookahead=lookahead)
         self._flush_seconds = flush_seconds
-        self._queue: queue.Queue[tuple[LaneStep, int] | threading.Event | None] = queue.Queue(QUEUE)
+        self._queue: queue.Queue[tuple[LaneStep, int] | dict[str, int] | threading.Event | None] = queue.Queue(QUEUE)
         self._thread = threading.Thread(target=self._run, name="hotset-log", daemon=True)
         self._thread.start()
+
+    def note(self, step: Step, planner: str) -> None:
+        """Log what the runtime said of a step, before its parts; lost if the writer cannot keep up. Never blocks."""
+        told = {name: getattr(step.stats, name, 0) for name in STEP_COLUMNS}
+        with suppress(queue.Full):
+            self._queue.put_nowait({**told, "epoch": step.epoch, "planner": PLANNERS.index(planner)})
 
     def append(self, part: LaneStep, epoch: int) -> None:
         """Log one sequence's part of a step; counted as dropped if the writer cannot keep up. Never blocks."""
@@ -81,7 +91,10 @@ class Recorder:
                 item = self._queue.get(timeout=max(0.0, due - time.monotonic()))
             except queue.Empty:
                 item = threading.Event()
-            if isinstance(item, tuple):
+            if isinstance(item, dict):
+                if not self.failed:
+                    self._writer.note(item)
+            elif isinstance(item, tuple):
                 self._guarded(*item)
             else:
                 self._guarded()

@@ -195,7 +195,7 @@ class Sidecar:
                 plan = self._planner.make(self.state, self._rule.scorer, self._ahead.take(), self._room(newest))
                 self._send(plan, arrived)
             self._learn_taken()
-            if self.leads and self.state.synced and (newest.epoch + 1) % self._config.plan_every == 0:
+            if self.leads and self.state.synced and self._due(newest.epoch + 1):
                 self._ahead.start(self._rule.scorer, self._planner.rules)
         waited, self._done = max(0.0, arrived - self._done), self._clock()
         self._load.observe(count, self._done - arrived, waited)
@@ -209,7 +209,11 @@ class Sidecar:
         if self._rule.scorer.source != self.status.source:
             self.status.counters.guard_takeovers += self.status.source == "learned"
             self._tell(verdict=self._rule.verdict)
-        return newest.epoch % self._config.plan_every == 0
+        return self._due(newest.epoch)
+
+    def _due(self, epoch: int) -> bool:
+        every = self._config.plan_every
+        return every > 0 and epoch % every == 0
 
     def _learn_taken(self) -> None:
         began, count = self._clock(), len(self._taken)
@@ -229,6 +233,7 @@ class Sidecar:
         self._count(message)
         # One log a session: whoever stands by leaves it to the controller.
         if self.leads and self._config.record:
+            self._recorder.note(message, self.status.source if self._config.plan_every else "")
             for part in parts:
                 self._recorder.append(part, message.epoch)
         if not self.state.synced:

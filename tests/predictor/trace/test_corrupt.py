@@ -17,7 +17,7 @@ from hotset.predictor.trace import Trace, open_trace, read_trace
 from hotset.predictor.trace.schema import schema
 from hotset.predictor.trace.writer import write_file
 from hotset.protos.errors import TraceError
-from hotset.protos.trace import METADATA_KEY, TraceMeta
+from hotset.protos.trace import METADATA_KEY, STEPS_KEY, TraceMeta
 
 Columns = dict[str, Any]
 LANES = 4
@@ -180,6 +180,18 @@ def test_bad_metadata(tmp_path: Path, trace: Trace) -> None:
     ):
         pq.write_table(arrow_schema.with_metadata({METADATA_KEY: raw}).empty_table(), path)
         _refused(path, what)
+
+
+def test_bad_notes_of_steps(tmp_path: Path, trace: Trace) -> None:
+    path = tmp_path / "log.parquet"
+    write_file(path, trace.meta, (), _columns(trace))
+    assert len(open_trace(path).steps()["epoch"]) == 0
+    table = pq.read_table(path)
+    damaged = ((b"{", "Invalid JSON"), (b'{"epoch":[1],"step_us":[]}', "lengths"), (b'{"epoch":[-1]}', "greater"))
+    for raw, what in damaged:
+        pq.write_table(table.replace_schema_metadata({**table.schema.metadata, STEPS_KEY: raw}), path)
+        with pytest.raises(TraceError, match=rf"log\.parquet: bad metadata of steps: .*{what}"):
+            open_trace(path).steps()
 
 
 def test_parts_of_different_traces(trace: Trace, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def _daemon(job: Job, workload: Workload, folder: Path) -> LockstepWire:
     memory = Memory(job.node, workload)
     options: dict[str, Any] = {"link_gbps": job.node.link_gbps}
     if job.policy == "builtin":
-        options["plan_every"] = 1 << 40
+        options["plan_every"] = 0
     if "advice" in DaemonConfig.model_fields:
         options["advice"] = {"enabled": job.controller}
     return LockstepWire(

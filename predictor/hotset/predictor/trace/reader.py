@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from hotset.predictor.trace.schema import PART_SUFFIX, parse_meta
+from hotset.predictor.trace.schema import PART_SUFFIX, parse_meta, parse_steps
 from hotset.predictor.trace.sequence import Int64, SequenceTrace, Trace, check_sequence
 from hotset.protos.errors import TraceError
 from hotset.protos.trace import COLUMNS, TraceMeta
@@ -58,6 +58,16 @@ class TraceReader:
     def epochs(self) -> Int64:
         """Steps of the batch that the log holds, ascending."""
         return np.unique(np.concatenate([part.epochs for part in self._parts]))
+
+    def steps(self) -> dict[str, Int64]:
+        """What the runtime said of the steps: STEP_COLUMNS, rising by epoch; of no step where it was not logged.
+
+        Raises TraceError if it is damaged.
+        """
+        parts = [parse_steps(part.file.schema_arrow, part.path) for part in self._parts]
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        _, first = np.unique(columns["epoch"], return_index=True)
+        return {name: values[first] for name, values in columns.items()}
 
     def read(self, sequence_id: int) -> SequenceTrace:
         """All recorded steps of one sequence. Raises TraceError if it is not there or is corrupt."""

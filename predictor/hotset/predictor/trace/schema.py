@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from hotset.protos.errors import TraceError
-from hotset.protos.trace import COLUMNS, LOOKAHEAD_COLUMNS, METADATA_KEY, TRACE_VERSION, TraceMeta
+from hotset.protos.trace import (
+    COLUMNS,
+    LOOKAHEAD_COLUMNS,
+    METADATA_KEY,
+    STEP_COLUMNS,
+    STEPS_KEY,
+    TRACE_VERSION,
+    TraceMeta,
+)
 
 LOOKAHEAD = {name: int(name.removeprefix("lookahead_")) for name in LOOKAHEAD_COLUMNS}
 PART_SUFFIX = ".parquet"
+_STEPS = TypeAdapter(dict[str, list[Annotated[int, Field(ge=0, lt=1 << 63)]]])
 
 
 def arrow_type(text: str) -> Any:
@@ -71,6 +80,22 @@ def parse_meta(found: Any, source: object) -> tuple[TraceMeta, tuple[int, ...]]:
         raise TraceError(f"{source}: trace version {meta.version}; this hotset reads up to {TRACE_VERSION}")
     _check_columns(found, source)
     return meta, tuple(distance for name, distance in LOOKAHEAD.items() if name in found.names)
+
+
+def parse_steps(found: Any, source: object) -> dict[str, npt.NDArray[np.int64]]:
+    """STEP_COLUMNS of the steps that an Arrow schema's metadata tells of, none if it tells of none.
+
+    A column that is missing is 0. Raises TraceError for anything else than lists of integers, equally long.
+    """
+    raw = (found.metadata or {}).get(STEPS_KEY, b"{}")
+    try:
+        columns = _STEPS.validate_json(raw)
+    except ValidationError as error:
+        raise TraceError(f"{source}: bad metadata of steps: {error.errors()[0]['msg']}") from None
+    count = len(columns.get("epoch", ()))
+    if any(len(values) != count for values in columns.values()):
+        raise TraceError(f"{source}: bad metadata of steps: columns of different lengths")
+    return {name: np.array(columns.get(name, [0] * count), np.int64) for name in STEP_COLUMNS}
 
 
 def _check_columns(found: Any, source: object) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from hotset.predictor.trace.schema import LOOKAHEAD, PART_SUFFIX, list_column, parquet_writer, schema
 from hotset.predictor.trace.sequence import Int32, UInt8
 from hotset.protos.errors import TraceError
-from hotset.protos.trace import COLUMNS, LOOKAHEAD_COLUMNS, TraceMeta
+from hotset.protos.trace import COLUMNS, LOOKAHEAD_COLUMNS, STEP_COLUMNS, STEPS_KEY, TraceMeta
 
 
 class TraceWriter:
@@ -34,6 +35,7 @@ class TraceWriter:
         self._lanes = meta.layers * meta.kv_heads
         self._prompt_tokens = dict(meta.prompt_tokens)
         self._pending: list[dict[str, npt.NDArray[Any]]] = []
+        self._steps: list[Mapping[str, int]] = []
         self._next_part = _next_part(folder)
 
     def append(
@@ -71,17 +73,22 @@ class TraceWriter:
         if len(self._pending) * self._lanes >= self._rows_per_part:
             self.flush()
 
+    def note(self, step: Mapping[str, int]) -> None:
+        """Say of a step of the batch what `STEP_COLUMNS` lists, before its rows are appended: both share a part."""
+        self._steps.append(step)
+
     def flush(self) -> None:
-        """Write what is pending as one part; nothing if nothing is."""
+        """Write what is pending as one part; nothing if no rows are."""
         if not self._pending:
+            self._steps = self._steps[-1:]  # its rows may be on their way
             return
         rows = self._pending
         columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         meta = self._meta.model_copy(update={"prompt_tokens": dict(self._prompt_tokens)})
         path = self._folder / f"part-{self._next_part:06d}{PART_SUFFIX}"
-        write_file(path, meta, self._lookahead, columns)
+        write_file(path, meta, self._lookahead, columns, self._steps)
         self._next_part += 1
-        self._pending = []
+        self._pending, self._steps = [], []
 
     def close(self) -> None:
         """Flush; the writer may be used again."""
@@ -98,10 +105,17 @@ class TraceWriter:
 
 
 def write_file(
-    path: Path, meta: TraceMeta, lookahead: tuple[int, ...], columns: Mapping[str, npt.NDArray[Any]]
+    path: Path,
+    meta: TraceMeta,
+    lookahead: tuple[int, ...],
+    columns: Mapping[str, npt.NDArray[Any]],
+    steps: Sequence[Mapping[str, int]] = (),
 ) -> None:
     """Write one Parquet file atomically. `columns`: [rows] or, for lists, [rows, n] by column name."""
     arrow_schema = schema(meta, lookahead)
+    if steps:
+        noted = {name: [step.get(name, 0) for step in steps] for name in STEP_COLUMNS}
+        arrow_schema = arrow_schema.with_metadata({**arrow_schema.metadata, STEPS_KEY: json.dumps(noted).encode()})
     kinds = COLUMNS | LOOKAHEAD_COLUMNS
     arrays = [
         list_column(columns[f.name], f.type)
