@@ -19,7 +19,7 @@ RATIOS = (1.5, 2.0, 4.0)
 def golden() -> dict[str, dict[str, int]]:
     """ "POOL RATIO" -> policy -> demand misses on the sample, for every policy that is not learned."""
     trace = read_trace(HERE.parent / "data" / "sample.parquet")
-    names = [name for name in POLICIES if not name.startswith("learned")]
+    names = [name for name in POLICIES if not name.startswith(("learned", "lookahead"))]
     found: dict[str, dict[str, int]] = {}
     for pool in ("lane", "shared"):
         for ratio in RATIOS:

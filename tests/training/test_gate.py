@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from hotset.predictor.experiments.fit import device_rows, fit, reuse_rows
 from hotset.predictor.trace import Trace, read_trace
 from hotset.training.errors import TrainingError
-from hotset.training.gate import HEURISTICS, Figures, judge, make_settings, refuse_seen
+from hotset.training.gate import HEURISTICS, Figures, GateSettings, judge, make_settings, refuse_seen, run_gate
 from hotset.training.logs import extent_of, narrow, slice_steps
 
 MakeLog = Callable[..., Path]
+SAMPLE = Path(__file__).parents[1] / "data" / "sample.parquet"
 
 
 def figures(contender: str, stall: float, moved: int) -> Figures:
@@ -62,3 +64,35 @@ def test_a_sequence_that_was_trained_on_is_refused(make_log: MakeLog) -> None:
 def test_senseless_settings_are_one_clear_line(ratio: float, pool: str) -> None:
     with pytest.raises(TrainingError, match="choose"):
         make_settings(ratio=ratio, pool=pool)
+
+
+def test_traces_without_a_lookahead_cannot_judge_heads_for_the_device(make_log: MakeLog) -> None:
+    sample = read_trace(SAMPLE)
+    model = fit(
+        [reuse_rows(sample, fraction=0.05, seed=0)],
+        device=[(values, uses) for values, uses in [device_rows(sample, fraction=0.05, seed=0)] if uses is not None],
+    )
+    blind = read_trace(make_log(sequences=2, steps=30))
+    verdict = run_gate([blind], model, None, GateSettings(heuristics=("lru",)))
+    assert not verdict.passed
+    assert "hold no lookahead" in verdict.reason
+    assert verdict.on_device == ()
+
+
+def test_the_champion_on_the_device_is_to_be_beaten_at_its_own_bytes() -> None:
+    sample = read_trace(SAMPLE)
+    code, docs = (Trace(sample.meta, [sequence]) for sequence in sample.sequences)
+    values, uses = device_rows(code, fraction=0.2, seed=0)
+    assert uses is not None
+    champion = fit([reuse_rows(code, fraction=0.05, seed=0)], device=[(values, uses)])
+    heads = champion.device
+    assert heads is not None
+    # The same heads again, beside another plan head, are not better.
+    challenger = fit([reuse_rows(code, fraction=0.06, seed=1)], device=[(values, uses)])
+    verdict = run_gate([docs], challenger, champion, GateSettings(heuristics=("lru",)))
+    mine, theirs, lru = verdict.on_device
+    assert (mine.contender, theirs.contender, lru.contender) == ("challenger", "champion", "lru")
+    assert mine.moved_bytes <= theirs.moved_bytes <= lru.moved_bytes
+    assert theirs.stall_seconds < lru.stall_seconds
+    assert not verdict.passed
+    assert "on the device: the challenger stalls" in verdict.reason

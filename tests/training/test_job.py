@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from hotset.predictor.model import ReuseModel
+from hotset.predictor.model import PUSHED_FILE, ReuseModel
+from hotset.protos.forest import sha256
 from hotset.training import registry
 from hotset.training.job import main
 from hotset.training.store import Store
 
 MakeLog = Callable[..., Path]
+SAMPLE = Path(__file__).parents[1] / "data" / "sample.parquet"
 
 
 def arguments(log: Path, out: Path, store: Store, name: str) -> list[str]:
@@ -39,6 +41,24 @@ def test_the_result_says_what_was_made_and_why_it_serves(
     serving = registry.champion(name, store=store.uri)
     assert (serving is not None) is result["promoted"] is result["gate"]["passed"]
     assert result["reason"] in capsys.readouterr().out
+
+
+def test_heads_for_the_device_are_judged_on_a_short_log_of_a_decode(tmp_path: Path, store: Store, name: str) -> None:
+    out = tmp_path / "out"
+    assert main(arguments(SAMPLE, out, store, name)) == 0
+    result = json.loads((out / "result.json").read_text())
+    model, *others = result["gate"]["on_device"]
+    assert [f["contender"] for f in (model, *others)] == ["challenger", "lru", "score-ema", "margin-ema"]
+    # Prefetching within the bytes of the thriftiest, with these few rows and trees as with more.
+    assert model["moved_bytes"] <= min(f["moved_bytes"] for f in others)
+    assert "on the device: less stall at no more bytes" in result["reason"]
+    loaded = ReuseModel.load(Path(result["model"]))
+    assert loaded.card.device_sha256 == sha256((Path(result["model"]) / PUSHED_FILE).read_bytes())
+    assert loaded.card.trained > 0
+    (version,) = registry.list_versions(name, store=store.uri)
+    artifact = registry.version_folder(version, store=store.uri) / PUSHED_FILE
+    assert artifact.read_bytes() == loaded.pushed
+    assert float(version.tags["gate.device_stall_seconds"]) == pytest.approx(model["stall_seconds"], rel=1e-4)
 
 
 def test_what_cannot_be_trained_on_is_one_line_and_no_result(

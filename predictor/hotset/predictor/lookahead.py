@@ -6,7 +6,7 @@ have been ranked for the same step too, and their ranks tell as well. Ranks coun
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,9 +27,32 @@ USED_SHARE = 0.1
 """of ranked pages used at the step before, that training rows keep: they are resident, and easy"""
 _CHUNK_ROWS = 1 << 16
 
+DISTANCES = (1, 2)
+"""layers early, the surer first"""
+
 _COUNT = len(LOOKAHEAD_FEATURES)
 WIDTH = len(FEATURES) + len(LOOKAHEAD_FEATURES)
 _NEAR_LAYERS = 4
+
+
+def nearest(lookahead: Mapping[int, Int32], order: tuple[int, ...] = DISTANCES) -> tuple[Int32, int]:
+    """Each lane's ranks [..., lanes, r] by the first distance of `order` that it has, and the least in use.
+
+    A runtime may look ahead two layers for some lanes and one for others. Raises ConfigError where there is none.
+    """
+    known = [distance for distance in order if distance in lookahead]
+    if not known:
+        raise ConfigError("no lookahead was recorded; this needs a log of a runtime that looks ahead")
+    width = max(lookahead[distance].shape[-1] for distance in known)
+    merged: Int32 = np.full((*lookahead[known[0]].shape[:-1], width), -1, np.int32)
+    empty, used = np.ones(merged.shape[:-1], np.bool_), []
+    for distance in known:
+        ranks = lookahead[distance]
+        here = empty & (ranks >= 0).any(axis=-1)
+        merged[here, : ranks.shape[-1]] = ranks[here]
+        empty &= ~here
+        used += [distance] if here.any() else []
+    return merged, min(used, default=known[0])
 
 
 class RankMemory(NamedTuple):
@@ -191,21 +214,23 @@ def use_rows(
     sequence: SequenceTrace,
     meta: TraceMeta,
     *,
-    early: int = 1,
+    order: tuple[int, ...] = DISTANCES,
     fraction: float,
     seed: int,
     states: tuple[Features, LookaheadState] | None = None,
 ) -> Iterator[UseRows]:
-    """Training rows of pages ranked `early` layers ahead, in chunks; none if the sequence has no such lookahead.
+    """Training rows of ranked pages, in chunks; none if the sequence has no lookahead of a distance in `order`.
 
+    A lane's ranks are those of the first distance in `order` that it has.
     Pages used at the step before are drawn with `fraction * USED_SHARE`, all others with `fraction`. `states`: empty
     ones whose rows are wanted, by default a `FeatureState` and a `LookaheadState`.
     """
-    if early not in sequence.lookahead:
+    if not set(order) & set(sequence.lookahead):
         return
+    ranks, _ = nearest(sequence.lookahead, order)
     random = np.random.default_rng(seed)
     parts: list[UseRows] = []
-    for part in _steps(sequence, early, *(states or _new_states(sequence, meta))):
+    for part in _steps(sequence, ranks, *(states or _new_states(sequence, meta))):
         used_before = part.features[:, 0] == 0.0
         chosen = random.random(len(part.used)) < np.where(used_before, fraction * USED_SHARE, fraction)
         parts.append(UseRows(part.features[chosen], part.used[chosen], part.lane[chosen]))
@@ -220,11 +245,11 @@ def _new_states(sequence: SequenceTrace, meta: TraceMeta) -> tuple[Features, Loo
     return new_state(sequence, meta), new_lookahead(sequence.page_count, meta)
 
 
-def _steps(sequence: SequenceTrace, early: int, features: Features, state: LookaheadState) -> Iterator[UseRows]:
+def _steps(sequence: SequenceTrace, ranks: Int32, features: Features, state: LookaheadState) -> Iterator[UseRows]:
     for t in range(len(sequence.steps)):
         pages, selected = sequence.pages[t], sequence.selected[t]
         if t:
-            lanes, ranked, rows = state.rank(features, sequence.lookahead[early][t])
+            lanes, ranked, rows = state.rank(features, ranks[t])
             chosen = np.zeros((len(pages), sequence.page_count), np.bool_)
             lane, candidate = np.nonzero(selected)
             chosen[lane, pages[lane, candidate]] = True

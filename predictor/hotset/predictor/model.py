@@ -2,7 +2,8 @@
 
 A model folder holds `model.txt` (next use: log2 of steps), `card.json` and, if the model knows lookaheads,
 `use.txt` (probability that a page is used at this step; columns of `hotset.predictor.lookahead`), and both heads again
-for the device, with the columns of `hotset.protos.device_features`: `device.txt` and `device-use.txt`.
+for the device, with the columns of `hotset.protos.device_features`: `device.txt` and `device-use.txt`. What a runtime
+takes of those two is `device.bin` (`hotset.protos.device_model`), which the card names by SHA-256.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from hotset.predictor.lookahead import WIDTH
 from hotset.protos.device_features import DEVICE_FEATURES_HASH
 from hotset.protos.errors import ModelError
 from hotset.protos.features import FEATURES, FEATURES_HASH
+from hotset.protos.forest import sha256
 
 Float32 = npt.NDArray[np.float32]
 
 MODEL_FILE = "model.txt"
 USE_FILE = "use.txt"
 DEVICE_FILE, DEVICE_USE_FILE = "device.txt", "device-use.txt"
+PUSHED_FILE = "device.bin"
 CARD_FILE = "card.json"
 _VERSION_DIGITS = 16
 _MAX_FILE_BYTES = 1 << 28
@@ -40,6 +43,8 @@ class ModelCard(BaseModel):
     sha256: str = Field("", description="of all texts, one after another; filled in with the version")
     features_hash: str = FEATURES_HASH
     device_features_hash: str = Field(DEVICE_FEATURES_HASH, description="of the heads for the device, if there are any")
+    device_sha256: str = Field("", description="of `device.bin`; filled in where there are heads for the device")
+    trained: int = Field(0, ge=0, description="when its training began, in seconds since 1970; 0 if unknown")
     params: dict[str, float | int | str | bool] = Field(default_factory=dict)
     trained_on: tuple[str, ...] = Field((), description="fingerprints of the data")
     metrics: dict[str, float] = Field(default_factory=dict)
@@ -72,7 +77,13 @@ class ReuseModel:
             raise ModelError("the device's heads were trained for other features than this version keeps; train anew")
         if card.version and not (digest.startswith(card.version) and card.sha256 in ("", digest)):
             raise ModelError(f"the model text is not the one of the card (version {card.version}): damaged?")
-        self.card = card.model_copy(update={"version": card.version or digest[:_VERSION_DIGITS], "sha256": digest})
+        self.pushed = device.model.to_bytes() if device else b""
+        """What a `model` message carries; empty without heads for the device."""
+        filled = {
+            "version": card.version or digest[:_VERSION_DIGITS], "sha256": digest,
+            "device_sha256": sha256(self.pushed) if self.pushed else "",
+        }  # fmt: skip
+        self.card = card.model_copy(update=filled)
         self.text = text
         self.use_text = use_text
         self.device = device
@@ -106,6 +117,10 @@ class ReuseModel:
                 (folder / name).write_text(text, encoding="utf-8")
             else:
                 (folder / name).unlink(missing_ok=True)
+        if self.pushed:
+            (folder / PUSHED_FILE).write_bytes(self.pushed)
+        else:
+            (folder / PUSHED_FILE).unlink(missing_ok=True)
         (folder / CARD_FILE).write_text(self.card.model_dump_json(indent=1), encoding="utf-8")
 
     @classmethod
@@ -123,9 +138,17 @@ class ReuseModel:
         on_device = (folder / DEVICE_FILE).is_file() or (folder / DEVICE_USE_FILE).is_file()
         try:
             device = DeviceHeads(_read(folder / DEVICE_FILE), _read(folder / DEVICE_USE_FILE)) if on_device else None
-            return cls(card, _read(folder / MODEL_FILE), use, device)
+            model = cls(card, _read(folder / MODEL_FILE), use, device)
+            _check_pushed(folder / PUSHED_FILE, card.device_sha256, model.card.device_sha256)
+            return model
         except ModelError as error:
             raise ModelError(f"{folder}: {error}") from None
+
+
+def _check_pushed(path: Path, promised: str, made: str) -> None:
+    """Models of older versions promise nothing: what is pushed is made of their texts then."""
+    if promised and not (promised == made == sha256(_read_bytes(path))):
+        raise ModelError(f"{path.name} is not what the card names by SHA-256 {promised[:16]}: damaged?")
 
 
 def _check_width(forest: Forest, columns: int) -> None:
@@ -135,10 +158,15 @@ def _check_width(forest: Forest, columns: int) -> None:
 
 def _read(path: Path) -> str:
     try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise ModelError(f"{path}: {path.stat().st_size} bytes are too many for a model")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}; is it a model folder?") from None
+        return _read_bytes(path).decode("utf-8")
     except UnicodeDecodeError:
         raise ModelError(f"{path}: not text; a model is LightGBM's native text format") from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ModelError(f"{path}: {path.stat().st_size} bytes are too many for a model")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}; is it a model folder?") from None

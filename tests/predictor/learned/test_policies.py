@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from hotset.predictor.experiments.fit import device_rows, fit, lookahead_rows, reuse_rows
+from hotset.predictor.lookahead import nearest
 from hotset.predictor.model import ModelCard, ReuseModel
-from hotset.predictor.policies import POLICIES, PolicyError
+from hotset.predictor.policies import POLICIES, PolicyError, get_policy
 from hotset.predictor.replay import ReplayResult, replay
 from hotset.predictor.trace import Trace
+from hotset.protos.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,40 @@ def test_lookahead_cuts_misses_within_its_budget(
 def test_a_larger_budget_leaves_fewer_misses(judged: Callable[..., ReplayResult]) -> None:
     assert judged("learned-lookahead-wide").demand_misses < judged("learned-lookahead").demand_misses
     assert judged("learned-device-wide").demand_misses < judged("learned-device").demand_misses
+
+
+def test_a_budget_in_the_name_is_kept_even_below_lrus_bytes(judged: Callable[..., ReplayResult]) -> None:
+    lru, found = judged("lru"), judged("learned-device@0.9")
+    assert found.policy == "learned-device@0.9"
+    assert 0 < found.prefetched_pages < judged("learned-device").prefetched_pages
+    assert found.moved_pages <= 0.93 * lru.moved_pages
+    assert found.demand_misses < lru.demand_misses
+
+
+def test_the_top_of_a_lookahead_buys_misses_with_bytes(judged: Callable[..., ReplayResult]) -> None:
+    lru, half, top = judged("lru"), judged("lookahead-top@0.5"), judged("lookahead-top")
+    assert lru.demand_misses > half.demand_misses > top.demand_misses
+    assert lru.moved_pages < half.moved_pages < top.moved_pages
+
+
+@pytest.mark.parametrize("name", ["lru@1.2", "learned-device@much", "learned-device@-1", "learned-device@", "lookup@1"])
+def test_a_budget_where_none_is_taken_or_none_that_is_one(name: str) -> None:
+    with pytest.raises(PolicyError, match=r"budget|no policy"):
+        get_policy(name)
+
+
+def test_a_lane_without_one_distance_uses_the_other(split: tuple[Trace, Trace]) -> None:
+    ranks = split[1].sequences[0].lookahead[1][5]
+    near, far = ranks.copy(), np.where(ranks >= 0, ranks + 1, -1)[:, :7]
+    near[1::2] = -1
+    merged, early = nearest({1: near, 2: far})
+    assert early == 1
+    np.testing.assert_array_equal(merged[::2], ranks[::2])
+    np.testing.assert_array_equal(merged[1::2, :7], far[1::2])
+    assert (merged[1::2, 7:] == -1).all()
+    assert nearest({2: far})[1] == 2
+    with pytest.raises(ConfigError, match="looks ahead"):
+        nearest({})
 
 
 def test_the_device_pays_little_for_knowing_less(judged: Callable[..., ReplayResult]) -> None:

@@ -13,7 +13,7 @@ from hotset.predictor import recipe
 from hotset.predictor.device import DeviceHeads
 from hotset.predictor.forest import Forest
 from hotset.predictor.lookahead import WIDTH
-from hotset.predictor.model import CARD_FILE, DEVICE_USE_FILE, MODEL_FILE, USE_FILE, ModelCard, ReuseModel
+from hotset.predictor.model import CARD_FILE, DEVICE_USE_FILE, MODEL_FILE, PUSHED_FILE, USE_FILE, ModelCard, ReuseModel
 from hotset.protos.device_features import DEVICE_FEATURES, DEVICE_FEATURES_HASH, PAGE_FEATURES
 from hotset.protos.device_model import DeviceModel
 from hotset.protos.errors import ModelError
@@ -50,14 +50,22 @@ def test_heads_for_the_device_round_trip(tmp_path: Path) -> None:
     assert again is not None
     rows = ROWS[:, : len(DEVICE_FEATURES)]
     np.testing.assert_array_equal(again.predict_use(rows), DEVICE.predict_use(rows))
-    pushed = DeviceModel.from_bytes(again.model.to_bytes())
+    pushed = DeviceModel.from_bytes((tmp_path / PUSHED_FILE).read_bytes())
     np.testing.assert_array_equal(Forest(pushed.use).predict(rows), DEVICE.predict_use(rows))
     ReuseModel(ModelCard(), TEXT).save(tmp_path)
     assert ReuseModel.load(tmp_path).device is None
+    assert not (tmp_path / PUSHED_FILE).exists()
 
 
 @pytest.mark.parametrize(
-    ("damage", "reason"), [("change", "card"), ("remove", "cannot be read"), ("hash", "other features")]
+    ("damage", "reason"),
+    [
+        ("change", "card"),
+        ("remove", "cannot be read"),
+        ("hash", "other features"),
+        ("flip", r"device\.bin is not what the card names"),
+        ("unpushed", r"device\.bin: cannot be read"),
+    ],
 )
 def test_damaged_heads_for_the_device_are_refused(damage: str, reason: str, tmp_path: Path) -> None:
     ReuseModel(ModelCard(), TEXT, None, DEVICE).save(tmp_path)
@@ -66,10 +74,26 @@ def test_damaged_heads_for_the_device_are_refused(damage: str, reason: str, tmp_
         file.write_text(DEVICE.use_text + "\n")
     elif damage == "remove":
         file.unlink()
+    elif damage == "unpushed":
+        (tmp_path / PUSHED_FILE).unlink()
+    elif damage == "flip":
+        data = bytearray((tmp_path / PUSHED_FILE).read_bytes())
+        data[len(data) // 2] ^= 1
+        (tmp_path / PUSHED_FILE).write_bytes(data)
     else:
         card.write_text(card.read_text().replace(DEVICE_FEATURES_HASH, "0" * 64))
     with pytest.raises(ModelError, match=reason):
         ReuseModel.load(tmp_path)
+
+
+def test_a_model_of_before_device_bin_is_still_served(tmp_path: Path) -> None:
+    model = ReuseModel(ModelCard(), TEXT, None, DEVICE)
+    model.save(tmp_path)
+    (tmp_path / PUSHED_FILE).unlink()
+    card = json.loads((tmp_path / CARD_FILE).read_text())
+    del card["device_sha256"]
+    (tmp_path / CARD_FILE).write_text(json.dumps(card))
+    assert ReuseModel.load(tmp_path).pushed == model.pushed != b""
 
 
 def test_saving_over_an_older_model_leaves_no_head_behind(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hotset.predictor.replay.batch import make_batch
 from hotset.predictor.replay.run import count
 from hotset.predictor.trace import Trace
 
-HEURISTICS = [name for name in POLICIES if not name.startswith("learned")]
+HEURISTICS = [name for name in POLICIES if not name.startswith(("learned", "lookahead"))]
 POOLS: tuple[Pool, ...] = get_args(Pool)
 MakeTrace = Callable[..., Trace]
 

@@ -24,12 +24,18 @@ def make_model(
     params: Params,
     use: UseHead | None,
     device: tuple[DeviceHeads, dict[str, float]] | None = None,
+    *,
+    trained: int = 0,
 ) -> ReuseModel:
-    """The model of `booster` and, where there are any, the second head and the device's; its card names its data."""
+    """The model of `booster` and, where there are any, the second head and the device's; its card names its data.
+
+    `trained`: when the training began, in seconds since 1970.
+    """
     features = judgement.train.features[:: max(1, len(judgement.train.features) // _DRIFT_ROWS)]
     quantiles = _deciles(features)
     card = ModelCard(
         params=params,
+        trained=trained,
         trained_on=tuple(extent.encode() for extent in rows.train.extents),
         metrics=judgement.metrics | (use.metrics if use else {}) | (device[1] if device else {}),
         error=judgement.metrics["label_mse"],

@@ -1,4 +1,8 @@
-"""The gate of promotion: replay on traces that the challenger never saw, judged by stall and bytes together."""
+"""The gate of promotion: replay on traces that the challenger never saw, judged by stall and bytes together.
+
+A model with heads for the device is judged twice, and has to pass twice, as it is promoted and pushed as one: by what
+it plans, and by what it decides inside the step, given no more bytes than the thriftiest of the others moves.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,15 @@ from hotset.predictor.trace import Trace
 from hotset.training.errors import TrainingError
 from hotset.training.logs import Extent, extent_of
 
-LEARNED = "learned"
+LEARNED, DEVICE = "learned", "learned-device"
+LEAST_BUDGET = 0.05
+_TRIES, _TIGHTER = 3, 0.98
 BOUND = "belady"
 QUICK_HEURISTICS = ("lru", "score-ema", "margin-ema")
 # Random is no contender; all others of the registry that neither learn nor see the future are to be beaten.
-HEURISTICS = tuple(name for name in POLICIES if name not in {BOUND, "random"} and LEARNED not in name)
+HEURISTICS = tuple(
+    name for name in POLICIES if name not in {BOUND, "random"} and not name.startswith((LEARNED, "lookahead"))
+)
 
 
 @dataclass(frozen=True)
@@ -57,13 +65,17 @@ class Figures:
 
 @dataclass(frozen=True)
 class GateResult:
-    """The verdict with its reason, and the figures of all contenders, challenger first."""
+    """The verdict with its reason, and the figures of all contenders, challenger first.
+
+    `on_device` are those of the second judgement; empty if the challenger has no heads for the device.
+    """
 
     passed: bool
     reason: str
     figures: tuple[Figures, ...]
     ratio: float
     pool: str
+    on_device: tuple[Figures, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -79,7 +91,15 @@ def run_gate(
         models["champion"] = champion
     figures = replay_all(traces, models, settings)
     passed, reason = judge(figures[0], (f for f in figures[1:] if f.contender != BOUND))
-    return GateResult(passed, reason, figures, settings.ratio, settings.pool)
+    if challenger.device is None:
+        return GateResult(passed, reason, figures, settings.ratio, settings.pool)
+    on_device = replay_on_device([t for t in traces if all(s.lookahead for s in t.sequences)], models, settings)
+    if on_device:
+        passed_too, more = judge(on_device[0], on_device[1:])
+    else:
+        passed_too, more = False, "the traces hold no lookahead, so that they cannot tell; give some that do"
+    reason = f"{reason}; on the device: {more}"
+    return GateResult(passed and passed_too, reason, figures, settings.ratio, settings.pool, on_device)
 
 
 def replay_all(
@@ -93,6 +113,38 @@ def replay_all(
     others = [*settings.heuristics, *([BOUND] if settings.bound else [])]
     figures += [_figures(result.policy, result) for result in _replay(traces, others, settings)]
     return tuple(figures)
+
+
+def replay_on_device(
+    traces: Sequence[Trace], models: Mapping[str, ReuseModel], settings: GateSettings
+) -> tuple[Figures, ...]:
+    """Replay the models' heads for the device (the challenger's first) and the heuristics; nothing without traces.
+
+    Each model may move what the thriftiest before it moved, the champion before the challenger.
+    """
+    if not traces:
+        return ()
+    lru, *others = _replay(traces, ["lru", *settings.heuristics], settings)
+    heuristics = [_figures(result.policy, result) for result in others]
+    allowed = min(figures.moved_bytes for figures in heuristics)
+    found: list[Figures] = []
+    for name, model in reversed([(name, model) for name, model in models.items() if model.device is not None]):
+        found.insert(0, _within(traces, name, model, settings, allowed, lru.moved_bytes))
+        allowed = min(allowed, found[0].moved_bytes)
+    return (*found, *heuristics)
+
+
+def _within(
+    traces: Sequence[Trace], name: str, model: ReuseModel, settings: GateSettings, allowed: int, lru: int
+) -> Figures:
+    """The device's heads with a budget that keeps them at `allowed` bytes: on few steps it is overdrawn at first."""
+    budget = allowed / lru if lru else 1.0
+    for _ in range(_TRIES):
+        (result,) = _replay(traces, [f"{DEVICE}@{max(LEAST_BUDGET, budget):.4f}"], settings, model)
+        if result.moved_bytes <= allowed:
+            break
+        budget *= _TIGHTER * allowed / result.moved_bytes
+    return _figures(name, result)
 
 
 def judge(challenger: Figures, others: Iterable[Figures]) -> tuple[bool, str]:

@@ -76,7 +76,8 @@ def promote_on(
 
 def _tags(gate: GateResult) -> dict[str, str]:
     first = gate.figures[0]
-    return {
+    device = {"gate.device_stall_seconds": f"{gate.on_device[0].stall_seconds:.6g}"} if gate.on_device else {}
+    return device | {
         "gate": "passed" if gate.passed else "refused",
         "gate.reason": gate.reason[:1000],
         "gate.stall_seconds": f"{first.stall_seconds:.6g}",

@@ -66,7 +66,7 @@ def train(
     With the local engine the same logs and options give the same model text. Raises TrainingError, TraceError
     or RegistryError for what a user can mend.
     """
-    options, start = options or TrainOptions(), time.monotonic()
+    options, start, began = options or TrainOptions(), time.monotonic(), int(time.time())
     # A wrong log or store should be reported before minutes of work, not after.
     opened = open_logs(logs)
     store = open_store(options.tracking_uri)
@@ -82,7 +82,7 @@ def train(
         use = fit_use_head(lookahead, engine, job, report) if lookahead else None
         on_device = build_device_rows(opened, split, scratch, fraction=rows.fraction, seed=options.seed, report=report)
         device = fit_device_heads(on_device, engine, job, report) if on_device else None
-    model = make_model(booster, rows, judgement, job.params, use, device)
+    model = make_model(booster, rows, judgement, job.params, use, device, trained=began)
     folder = replace_folder(out / MODEL_FOLDER, lambda fresh: _save_model(model, fresh))
     replace_folder(out / PLOTS_FOLDER, judgement.save)
     report("recording", 0, 1)
@@ -140,6 +140,7 @@ def _record(
             "data.fingerprint": data_fingerprint(logs),
             "hotset.model": model.card.version,
             "hotset.split": rows.split,
+            "hotset.device_sha256": model.card.device_sha256,
         },
     )
     run = log_run(store, options.experiment, f"{options.name}-{model.card.version[:8]}", record)

@@ -91,5 +91,8 @@ def _show(result: Promotion, *, as_json: bool) -> None:
         typer.echo(json.dumps(told | {"gate": result.gate.as_dict()}))
         return
     print_figures(result.gate.figures)
+    if result.gate.on_device:
+        typer.echo("decided inside the step, with heads for the device:")
+        print_figures(result.gate.on_device)
     verdict = "is champion now" if result.promoted else "was not promoted"
     typer.echo(f"{result.version.uri} {verdict}: {result.reason}")

@@ -85,7 +85,7 @@ def parse_policies(text: str) -> list[str]:
     from hotset.predictor.policies import POLICIES, get_policy
 
     if text in ("all", "heuristics"):
-        return [name for name in POLICIES if text == "all" or not name.startswith("learned")]
+        return [name for name in POLICIES if text == "all" or not name.startswith(("learned", "lookahead"))]
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names or [text]:
         get_policy(name)

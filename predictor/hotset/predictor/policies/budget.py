@@ -12,6 +12,10 @@ from hotset.predictor.trace.sequence import Bool, Int32
 
 _GAIN, _DEBT_GAIN, _DEBT_STEPS = 0.15, 0.15, 4.0
 _SMOOTHING = 0.9
+_START, _START_AT = 0.4, 1.2
+"""threshold at first, and the multiple from which on it is that"""
+_TIGHTER, _SUREST = 1.2, 0.95
+"""what a smaller multiple adds, and the most it comes to: a short sequence has no time to make good for an overdraft"""
 _MARGIN = 0.985
 """a policy cannot see the misses of pages that its own prefetches pushed out; this pays for them"""
 _LEAST, _MOST = 0.02, 0.98
@@ -26,7 +30,8 @@ class MovementBudget:
     misses. The threshold's log-odds follow the overdraft of the step and, more slowly, that of the sequence.
     """
 
-    def __init__(self, multiple: float, *, lanes: int, slots_per_lane: int, start: float = 0.4) -> None:
+    def __init__(self, multiple: float, *, lanes: int, slots_per_lane: int) -> None:
+        start = min(max(_START - _TIGHTER * (multiple - _START_AT), _START), _SUREST)
         self._multiple = multiple * _MARGIN
         self._lru = GhostPool(lanes, slots_per_lane, 1)
         self._allowance = 0.0

@@ -7,6 +7,7 @@ victim:        the largest next-use value of the device's other head
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hotset.predictor.device.lookahead import new_device_lookahead
@@ -27,8 +28,10 @@ def open_with(budget: float, context: SteeringContext, model: ReuseModel | None)
     return LookaheadSteering(context, model.device, budget, (state, new_device_lookahead(pages, meta)))
 
 
-def _open(context: SteeringContext, model: ReuseModel | None) -> Steering:
-    return open_with(DEFAULT_BUDGET, context, model)
+def at(budget: float, name: str) -> SteeredPolicy:
+    """The policy that moves `budget` times what LRU would."""
+    summary = f"the device's model alone, {budget:g} times LRU's bytes"
+    return SteeredPolicy(name, summary, open=partial(open_with, budget), fresh=True)
 
 
-POLICY = SteeredPolicy("learned-device", "the device's model alone, 1.2 times LRU's bytes", open=_open, fresh=True)
+POLICY = at(DEFAULT_BUDGET, "learned-device")

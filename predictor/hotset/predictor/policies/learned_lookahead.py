@@ -9,12 +9,13 @@ victim:        as in `learned`
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hotset.predictor.features.base import Features
-from hotset.predictor.lookahead import LookaheadState, new_lookahead
+from hotset.predictor.lookahead import LookaheadState, nearest, new_lookahead
 from hotset.predictor.policies.base import (
     Float32,
     PolicyError,
@@ -32,7 +33,6 @@ from hotset.protos.lookahead import PROTECTED, VALUE_UNUSED, VALUE_USED
 if TYPE_CHECKING:
     from hotset.predictor.model import ReuseModel
 
-EARLY = 1
 DEFAULT_BUDGET = 1.2
 
 
@@ -57,9 +57,7 @@ class LookaheadSteering(LearnedSteering):
 
     def prefetch(self, length: int, lookahead: Mapping[int, Int32], resident: Bool) -> Prefetch | None:
         """See Steering. Raises PolicyError if the trace recorded no lookahead."""
-        if EARLY not in lookahead:
-            raise PolicyError("this policy needs a trace with a recorded lookahead, one layer early")
-        ranks = lookahead[EARLY]
+        ranks, early = recorded(lookahead)
         lanes, pages, rows = self._ranks.rank(self.state, ranks)
         sure = self.heads.predict_use(rows)
         here = resident[lanes, pages]
@@ -67,7 +65,7 @@ class LookaheadSteering(LearnedSteering):
         self._resident = resident.copy()
         self._resident[lanes[wanted], pages[wanted]] = True
         self._prefetched = int((wanted & ~here).sum())
-        return _by_lane(lanes[wanted], pages[wanted], sure[wanted], ranks.shape)
+        return _by_lane(lanes[wanted], pages[wanted], sure[wanted], ranks.shape, early)
 
     def observe(self, step: StepView) -> None:
         """See Steering."""
@@ -78,7 +76,14 @@ class LookaheadSteering(LearnedSteering):
         self._budget.settle(self.state, step.pages, step.selected, missed + self._prefetched)
 
 
-def _by_lane(lanes: Int32, pages: Int32, sure: Float32, shape: tuple[int, ...]) -> Prefetch:
+def recorded(lookahead: Mapping[int, Int32]) -> tuple[Int32, int]:
+    """`nearest`, for a policy: raises PolicyError if the trace recorded no lookahead."""
+    if not lookahead:
+        raise PolicyError("this policy needs a trace with a recorded lookahead")
+    return nearest(lookahead)
+
+
+def _by_lane(lanes: Int32, pages: Int32, sure: Float32, shape: tuple[int, ...], early: int) -> Prefetch:
     """Pages by lane, surest first, with values between VALUE_USED and VALUE_UNUSED."""
     order = np.lexsort((-sure, lanes))
     lanes, pages, sure = lanes[order], pages[order], sure[order]
@@ -87,7 +92,7 @@ def _by_lane(lanes: Int32, pages: Int32, sure: Float32, shape: tuple[int, ...]) 
     values = np.full(shape, np.inf, np.float32)
     listed[lanes, place] = pages
     values[lanes, place] = VALUE_UNUSED - (VALUE_UNUSED - VALUE_USED) * sure
-    return Prefetch(listed, values, EARLY)
+    return Prefetch(listed, values, early)
 
 
 def open_with(budget: float, context: SteeringContext, model: ReuseModel | None) -> Steering:
@@ -97,8 +102,11 @@ def open_with(budget: float, context: SteeringContext, model: ReuseModel | None)
     return LookaheadSteering(context, model, budget)
 
 
-def _open(context: SteeringContext, model: ReuseModel | None) -> Steering:
-    return open_with(DEFAULT_BUDGET, context, model)
+def at(budget: float, name: str) -> SteeredPolicy:
+    """The policy that moves `budget` times what LRU would."""
+    summary = f"prefetch by lookahead, {budget:g} times LRU's bytes"
+    opens = partial(open_with, budget)
+    return SteeredPolicy(name, summary, open=opens, fresh=True)
 
 
-POLICY = SteeredPolicy("learned-lookahead", "prefetch by lookahead, 1.2 times LRU's bytes", open=_open, fresh=True)
+POLICY = at(DEFAULT_BUDGET, "learned-lookahead")
