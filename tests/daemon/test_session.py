@@ -19,7 +19,7 @@ from hotset.daemon.sequence import LaneStep, SequenceState
 from hotset.daemon.session import Session
 from hotset.daemon.sidecar import new_folder
 from hotset.daemon.warmup import warm_up
-from hotset.ops.play import TracePlayer, geometry_of, repeat
+from hotset.ops.play import TracePlayer, geometry_of
 from hotset.predictor.trace import SequenceTrace, read_trace
 from hotset.protos.errors import HotsetError, ProtocolError
 from hotset.protos.messages import AccessFlag, Detach, Heartbeat, SequenceOpen
@@ -56,12 +56,12 @@ class Stage:
         self.folder = folder
         self.traces = [make_trace(0), make_trace(1)]
         self.transport = MemoryServer(high_water_mark=high_water_mark)
-        geometry = geometry_of(META, repeat(self.traces, 9), ratio=1.5)
+        geometry = geometry_of(META, self.traces, ratio=1.5)
         self.link = ControlLink(
             model="tiny", geometry=geometry, builtin_policy="lru", transport=self.transport,
             limits=LinkLimits(lease_seconds=lease_seconds),
         )  # fmt: skip
-        self.player = TracePlayer(META, repeat(self.traces, 9), self.link, geometry)
+        self.player = TracePlayer(META, self.traces, self.link, geometry, times=9)
         self.alive = True
         self.stop = threading.Event()
         self._threads: list[threading.Thread] = []

@@ -18,8 +18,8 @@ META = TraceMeta(model="tiny", layers=1, kv_heads=2, page_size=4, selected=4, ca
 SPEED = 800
 ROW_STEPS = 500
 """Steps of the trace that is played over and over, each time as new sequences."""
-GROWTH = 8 << 20
-"""Bytes by which the memory of two moments of a steady state may differ."""
+GROWTH = {"engine": 2 << 20, "daemon": 4 << 20}
+"""Bytes by which the memory of two moments of a steady state may differ; the daemon's log is compressed in bursts."""
 
 
 def test_an_hour_of_steps(hotset: Hotset, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_an_hour_of_steps(hotset: Hotset, tmp_path: Path) -> None:
         print(f"{name} after {STEPS // 10}, {STEPS // 2} and {ear.epoch} steps: {first} {half} {last}")
         assert last.threads <= first.threads
         assert last.descriptors <= first.descriptors + 1
-        assert last.memory <= half.memory + GROWTH
+        assert last.memory <= half.memory + GROWTH[name]
     engine.kill()
     engine.wait()
     until(lambda: hotset.statuses()[0]["role"] == "ended")

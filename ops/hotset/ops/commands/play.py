@@ -41,17 +41,17 @@ def play(
     from dataclasses import asdict
 
     from hotset.ops.listening import listening
-    from hotset.ops.play import TracePlayer, geometry_of, repeat
+    from hotset.ops.play import TracePlayer, geometry_of
     from hotset.predictor.trace import open_trace
     from hotset.runtime.link import ControlLink
 
     reader = open_trace(trace)
-    chosen = repeat([reader.read(i) for i in reader.sequence_ids[: sequences or None]], times)
+    chosen = [reader.read(i) for i in reader.sequence_ids[: sequences or None]]
     geometry = geometry_of(reader.meta, chosen, ratio)
     where = listening(listen_tcp, keys)
     with ControlLink(model=reader.meta.model or trace.name, geometry=geometry, builtin_policy="lru", **where) as link:
         typer.echo(f"playing at {link.endpoint}", err=True)
-        player = TracePlayer(reader.meta, chosen, link, geometry)
+        player = TracePlayer(reader.meta, chosen, link, geometry, times)
         start = time.monotonic()
         while player.step():
             if check:
