@@ -19,11 +19,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
+from hotset.kernels.append import append
 from hotset.kernels.decide import join_candidates
 from hotset.kernels.decide.bench import Layer
 from hotset.kernels.dispatch import interpreting
+from hotset.kernels.fold import fold
 from hotset.kernels.forest import DeviceForest, forest
 from hotset.kernels.forest.bench import COLUMNS, random_forest
+from hotset.kernels.record import Accessed, Recorded, record
+from hotset.kernels.select import selected_places
+from hotset.kernels.swap_in import rows_of, swap_in
 
 HOPPER = GPUTarget("cuda", 90, 32)
 FOUND: dict[str, Any] = {}
@@ -74,6 +79,30 @@ def call_all() -> None:
         layer.ahead()
         layer.settle()
     join_candidates(layer.ids, layer.ids)
+    call_step()
+
+
+def call_step() -> None:
+    """What the runtime's step calls beside the kernels that were measured: Llama-3-8B, then a small head."""
+    for heads, dim, dtype in ((8, 128, torch.bfloat16), (3, 64, torch.float16)):
+        lanes, batch, k, n = 2 * heads, 4, 128, 256
+        one = torch.zeros(batch, dtype=torch.int32)
+        keys = torch.zeros(batch, heads, dim, dtype=dtype)
+        rows, bounds = torch.zeros(64, 2, 16, dim, dtype=dtype), torch.zeros(4 * lanes, 2, dim, dtype=dtype)
+        append(keys, keys, rows, bounds, torch.zeros(4 * lanes, dtype=torch.int32), one, one, layer=1, lanes=lanes)
+        ids, groups = torch.zeros(batch, heads, n, dtype=torch.int32), torch.zeros(batch, 512, dtype=torch.int32)
+        selected_places(ids, groups, one, one, selected=k, page_size=16, layer=1, lanes=lanes)
+        marks = torch.zeros(2, batch, heads, k, dtype=torch.bool)
+        step = Accessed(ids.expand(2, -1, -1, -1).contiguous(), torch.zeros(2, batch, heads, n, dtype=torch.uint8),
+                        marks, marks, groups)  # fmt: skip
+        average, counts = torch.zeros(4 * lanes), torch.zeros(3, dtype=torch.int64)
+        wire = torch.zeros(batch, 2, heads, n, dtype=torch.uint8)
+        out = Recorded(wire.int(), wire, wire)
+        for by_margin, into in ((True, out), (False, None)):
+            record(step, average, counts, by_margin=by_margin, out=into)
+            fold(average, average, by_margin=by_margin)
+        frames, clock = rows_of(rows), torch.zeros(2, dtype=torch.int64)
+        swap_in(frames, frames, one, one, one[:1], frame_of=one, clock=clock)
 
 
 def main() -> None:

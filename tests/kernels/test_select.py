@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from hotset.kernels.select import mass_to_score, physical_pages, reference, select, select_given, select_scored
+from hotset.kernels.select import (
+    mass_to_score,
+    physical_pages,
+    reference,
+    select,
+    select_given,
+    select_scored,
+    selected_places,
+)
 
 
 def _mass(
@@ -82,3 +90,23 @@ def test_wrong_arguments_are_named() -> None:
     mass, pages = _mass(63, [63])
     with pytest.raises(ValueError, match="need recent < selected <= candidates"):
         select(mass, pages, selected=4, candidates=8, recent=4)
+
+
+def test_selected_places(device: str) -> None:
+    torch.manual_seed(1)
+    batch, heads, n, k, width, lanes = 3, 2, 11, 7, 30, 6
+    ids = torch.rand(batch, heads, width).argsort(-1)[..., :n].int()
+    ids[1, :, 4:] = -1
+    ids[2] = -1  # a padded row
+    ids[0, 1, 2] = 29
+    groups = torch.randperm(batch * width).int().view(batch, width)
+    pages, last = torch.tensor([30, 30, 0], dtype=torch.int32), torch.tensor([3, 16, 0], dtype=torch.int32)
+    options = {"selected": k, "page_size": 16, "layer": 2, "lanes": lanes}
+    moved = [tensor.to(device) for tensor in (ids, groups, pages, last)]
+    physical, valid = (tensor.cpu() for tensor in selected_places(*moved, **options))
+    for b in range(batch):
+        for h in range(heads):
+            for j in range(k):
+                page = int(ids[b, h, j])
+                assert int(physical[b, h, j]) == (-1 if page < 0 else int(groups[b, page]) * lanes + 4 + h)
+                assert int(valid[b, h, j]) == (0 if page < 0 else int(last[b]) if page == int(pages[b]) - 1 else 16)

@@ -7,7 +7,7 @@ import torch
 from hotset.kernels.dispatch import require, require_tensor, use_kernel
 from hotset.kernels.select import reference
 
-__all__ = ["mass_to_score", "physical_pages", "select", "select_given", "select_scored"]
+__all__ = ["mass_to_score", "physical_pages", "select", "select_given", "select_scored", "selected_places"]
 
 
 def select(mass: torch.Tensor, pages: torch.Tensor, *, selected: int, candidates: int, recent: int) -> torch.Tensor:
@@ -65,3 +65,35 @@ def physical_pages(
 
         return kernel.launch_physical(ids, groups_of, layer, kv_heads, lanes)
     return reference.physical_pages(ids, groups_of, layer, kv_heads, lanes)
+
+
+def selected_places(
+    ids: torch.Tensor,
+    groups_of: torch.Tensor,
+    pages: torch.Tensor,
+    last: torch.Tensor,
+    *,
+    selected: int,
+    page_size: int,
+    layer: int,
+    lanes: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the first `selected` ids of every lane: physical pages and tokens to read, both [B, H, selected] int32.
+
+    ids: [B, H, n] int32, -1 pads (they stay -1, with no token to read). groups_of: [B, max_pages] int32. pages: [B]
+    int32. last: [B] int32, tokens in a sequence's last page; the pages before are full. `lanes` is layers * H.
+    Raises ValueError on arguments that do not fit.
+    """
+    batch = groups_of.shape[0]
+    require_tensor("ids", ids, (batch, None, None), torch.int32, like=groups_of)
+    require_tensor("groups_of", groups_of, (None, None), torch.int32)
+    require_tensor("pages", pages, (batch,), torch.int32, like=ids)
+    require_tensor("last", last, (batch,), torch.int32, like=ids)
+    heads = ids.shape[1]
+    require(0 < selected <= ids.shape[2], f"{selected} pages selected of {ids.shape[2]} candidates")
+    require(0 <= layer * heads <= lanes - heads, f"layer {layer} lies outside {lanes} lanes")
+    if use_kernel(ids):
+        from hotset.kernels.select import kernel
+
+        return kernel.launch_places(ids, groups_of, pages, last, selected, page_size, layer, lanes)
+    return reference.selected_places(ids, groups_of, pages, last, selected, page_size, layer, lanes)

@@ -101,6 +101,23 @@ def _physical(
     tl.store(physical + i, tl.where(page >= 0, group * lanes + lane_of_head_0 + lane % KV_HEADS, -1), mask=i < total)
 
 
+@triton.jit(do_not_specialize=["total", "max_pages", "lane_of_head_0"])
+def _places(
+    ids, groups_of, pages, last, physical, valid, total, n, max_pages, lane_of_head_0, lanes,
+    KV_HEADS: tl.constexpr, K: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    lane = i // K
+    row = lane // KV_HEADS
+    page = tl.load(ids + lane.to(tl.int64) * n + i % K, mask=i < total, other=-1)
+    group = tl.load(groups_of + row.to(tl.int64) * max_pages + page, mask=page >= 0, other=0)
+    newest = tl.load(pages + row, mask=i < total, other=0) - 1
+    tokens = tl.where(page == newest, tl.load(last + row, mask=i < total, other=0), PAGE)
+    found = tl.where(page >= 0, group * lanes + lane_of_head_0 + lane % KV_HEADS, -1)
+    tl.store(physical + i, found, mask=i < total)
+    tl.store(valid + i, tl.where(page >= 0, tokens, 0), mask=i < total)
+
+
 def launch(mass: torch.Tensor, pages: torch.Tensor, k: int, n: int, recent: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Arguments as checked by the public function."""
     batch, heads, width = mass.shape
@@ -124,3 +141,24 @@ def launch_physical(ids: torch.Tensor, groups_of: torch.Tensor, layer: int, kv_h
         KV_HEADS=kv_heads, BLOCK=1024, num_warps=4,
     )  # fmt: skip
     return physical
+
+
+def launch_places(
+    ids: torch.Tensor,
+    groups_of: torch.Tensor,
+    pages: torch.Tensor,
+    last: torch.Tensor,
+    k: int,
+    page_size: int,
+    layer: int,
+    lanes: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Arguments as checked by the public function."""
+    batch, heads, n = ids.shape
+    physical, valid = (torch.empty(batch, heads, k, dtype=torch.int32, device=ids.device) for _ in range(2))
+    total, block = batch * heads * k, 256
+    _places[(triton.cdiv(total, block),)](
+        ids, groups_of, pages, last, physical, valid, total, n, groups_of.shape[1], layer * heads, lanes,
+        KV_HEADS=heads, K=k, PAGE=page_size, BLOCK=block, num_warps=4,
+    )  # fmt: skip
+    return physical, valid

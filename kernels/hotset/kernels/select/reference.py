@@ -46,3 +46,20 @@ def physical_pages(ids: torch.Tensor, groups_of: torch.Tensor, layer: int, kv_he
     groups = torch.gather(groups_of.long()[:, None].expand(-1, kv_heads, -1), -1, ids.clamp(min=0).long())
     lane = layer * kv_heads + torch.arange(kv_heads, device=ids.device)[:, None]
     return torch.where(ids >= 0, groups * lanes + lane, -1).to(torch.int32)
+
+
+def selected_places(
+    ids: torch.Tensor,
+    groups_of: torch.Tensor,
+    pages: torch.Tensor,
+    last: torch.Tensor,
+    selected: int,
+    page_size: int,
+    layer: int,
+    lanes: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See the public function."""
+    chosen = ids[..., :selected]
+    tokens = torch.where(chosen == (pages - 1)[:, None, None], last[:, None, None], page_size)
+    valid = torch.where(chosen >= 0, tokens, 0).to(torch.int32)
+    return physical_pages(chosen, groups_of, layer, ids.shape[1], lanes), valid

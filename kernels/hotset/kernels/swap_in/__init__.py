@@ -22,6 +22,7 @@ def swap_in(
     *,
     frame_of: torch.Tensor | None = None,
     sms: int = SMS,
+    clock: torch.Tensor | None = None,
 ) -> None:
     """Copy row `src_index[i]` of `src` to row `dst_index[i]` of `dst` for every i below `count`.
 
@@ -30,6 +31,8 @@ def swap_in(
     int32 on the device, at most m counts. With `frame_of` ([P] int32) the source row is `frame_of[src_index[i]]`.
     Entries whose source or destination is negative are skipped; destinations must be distinct. Nothing waits
     for the host, so a captured graph may hold it. The same op seals (device to pinned) and prefetches.
+    `clock` ([2] int64, zeros): on CUDA, when anything is copied, the GPU's time in nanoseconds at which the copy began
+    and ended is written there.
     Raises ValueError on arguments that do not fit.
     """
     _require_rows("src", src)
@@ -42,6 +45,8 @@ def swap_in(
     if frame_of is not None:
         require_tensor("frame_of", frame_of, (None,), torch.int32, like=src_index)
     require(1 <= sms <= 132, f"sms must lie in 1..132, not {sms}")
+    if clock is not None:
+        require_tensor("clock", clock, (2,), torch.int64, like=src_index)
     if src_index.numel() == 0:
         return
     if use_kernel(src_index):
@@ -49,7 +54,7 @@ def swap_in(
         _require_reachable("dst", dst, src_index)
         from hotset.kernels.swap_in import kernel
 
-        kernel.launch(src, dst, src_index, dst_index, count, frame_of, sms)
+        kernel.launch(src, dst, src_index, dst_index, count, frame_of, sms, clock)
     else:
         reference.swap_in(src, dst, src_index, dst_index, count, frame_of)
 

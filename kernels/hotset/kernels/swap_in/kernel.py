@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_wait
+from triton.language.extra.cuda import gdc_wait, globaltimer
 
 from hotset.kernels.dispatch import dependent_launch
 
@@ -27,12 +27,14 @@ def _swap_in(
     dst_index,
     count,
     frame_of,
+    clock,
     capacity,
     ROW: tl.constexpr,
     WIDE: tl.constexpr,
     TILE: tl.constexpr,
     MAPPED: tl.constexpr,
     EARLY: tl.constexpr,
+    TIMED: tl.constexpr,
 ):
     if EARLY:
         # Launched while the op that writes the list still runs.
@@ -43,6 +45,12 @@ def _swap_in(
     words = rows.to(tl.int64) * words_a_row
     lane = tl.arange(0, WIDE)
     start = tl.program_id(0).to(tl.int64) * TILE
+    if TIMED:
+        # The first tile is that of program 0; a program without a tile leaves the clock alone.
+        if start == 0:
+            if words > 0:
+                tl.store(clock, globaltimer())
+    works = start < words
     while start < words:
         w = start + tl.arange(0, TILE)
         i = w // words_a_row
@@ -57,6 +65,10 @@ def _swap_in(
         data = tl.load(src + (source * ROW + column)[:, None] + lane[None, :], mask=copied)
         tl.store(dst + (target * ROW + column)[:, None] + lane[None, :], data, mask=copied)
         start += tl.num_programs(0) * TILE
+    if TIMED:
+        if works:
+            tl.debug_barrier()
+            tl.atomic_max(clock + 1, globaltimer(), sem="relaxed")
 
 
 def launch(
@@ -67,6 +79,7 @@ def launch(
     count: torch.Tensor,
     frame_of: torch.Tensor | None,
     sms: int,
+    clock: torch.Tensor | None,
 ) -> None:
     """Arguments as checked by the public function."""
     row = src.shape[1]
@@ -75,7 +88,8 @@ def launch(
     early = dependent_launch(src_index)
     _swap_in[(sms,)](
         src.view(element), dst.view(element), src_index, dst_index, count,
-        src_index if frame_of is None else frame_of, src_index.numel(),
+        src_index if frame_of is None else frame_of, src_index if clock is None else clock, src_index.numel(),
         ROW=row // element.itemsize, WIDE=wide, TILE=THREADS, MAPPED=frame_of is not None, EARLY=early,
-        num_warps=THREADS // 32, **({"launch_pdl": True} if early else {}),
+        TIMED=clock is not None and not triton.knobs.runtime.interpret, num_warps=THREADS // 32,
+        **({"launch_pdl": True} if early else {}),
     )  # fmt: skip
