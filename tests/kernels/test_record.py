@@ -32,7 +32,7 @@ def accessed(k: int, n: int) -> tuple[Accessed, int]:
 def test_heat_flags_and_counts(device: str, k: int, n: int, by_margin: bool) -> None:
     step, pages = accessed(k, n)
     wire = (BATCH, LAYERS, HEADS, n)
-    found = []
+    found: list[list[torch.Tensor]] = []
     for where in ("cpu", device):
         moved = Accessed(**{name: value.to(where) for name, value in vars(step).items()})
         out = Recorded(

@@ -1,5 +1,7 @@
 """select: kernel against reference id by id, and the rules that hold for any masses."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -101,7 +103,7 @@ def test_selected_places(device: str) -> None:
     ids[0, 1, 2] = 29
     groups = torch.randperm(batch * width).int().view(batch, width)
     pages, last = torch.tensor([30, 30, 0], dtype=torch.int32), torch.tensor([3, 16, 0], dtype=torch.int32)
-    options = {"selected": k, "page_size": 16, "layer": 2, "lanes": lanes}
+    options: dict[str, Any] = {"selected": k, "page_size": 16, "layer": 2, "lanes": lanes}
     moved = [tensor.to(device) for tensor in (ids, groups, pages, last)]
     physical, valid = (tensor.cpu() for tensor in selected_places(*moved, **options))
     for b in range(batch):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from backend_kit import BACKENDS, backend_device
 
+from hotset.kernels.dispatch import interpreting
+from hotset.runtime.gpu import Device
 from hotset.runtime.huggingface import ATTENTION
 
 SIZES = {
@@ -44,3 +48,10 @@ def make_model() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def model() -> Any:
     return tiny_model()
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[Device | str]:
+    """Each backend in turn; its kernels run interpreted where that is its name."""
+    with interpreting() if request.param == "interpreted" else nullcontext():
+        yield backend_device(request.param)

@@ -1,16 +1,20 @@
-"""Random operations on the whole residency state: after each, check_integrity and every page's content."""
+"""Random operations on the whole residency state, on every backend: after each, its integrity and all content."""
 
 from __future__ import annotations
 
 import random
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
+import pytest
 import torch
+from backend_kit import INTERPRETED, backend_device
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from hotset.kernels.dispatch import interpreting
 from hotset.kernels.state import PINNED
 from hotset.protos.errors import CapacityError
 from hotset.runtime.config import RuntimeConfig
@@ -24,6 +28,8 @@ ids = st.integers(0, 7)
 
 class Residency(RuleBasedStateMachine):
     """Sequences come, grow, fork, pause and go; layers resolve; the hot set is resized; plans are hostile."""
+
+    backend = "cpu"
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,14 +47,21 @@ class Residency(RuleBasedStateMachine):
             page_size=PAGE, selected=SELECTED, recent=1, max_tokens=52, max_sequences=2, hbm_pages=slots,
             host_pages=host, disk_dir=Path(self.folder.name), policy=policy,
         )  # fmt: skip
-        self.kv = PagedKV(SHAPE, config)
+        self.interpreting = interpreting() if self.backend == "interpreted" else nullcontext()
+        self.interpreting.__enter__()
+        self.kv = PagedKV(SHAPE, config, backend_device(self.backend))
         self.kv.manager.low, self.kv.manager.high = 2, slots // 2  # a deep reserve, so that rescue and prefetch happen
         self.open(21)
         self.open(22)
 
     def teardown(self) -> None:
         self.kv.manager.close()
+        self.interpreting.__exit__(None, None, None)
         self.folder.cleanup()
+
+    @property
+    def place(self) -> torch.device:
+        return self.kv.manager.rows.device
 
     def fresh(self, *shape: int) -> torch.Tensor:
         self.stamp += 1
@@ -76,7 +89,7 @@ class Residency(RuleBasedStateMachine):
             if (i + 1) * PAGE <= tokens:
                 self.kv.store(pages, rows)
             else:
-                self.kv.manager.rows[self.kv.manager.state.slot_of[pages].long()] = rows
+                self.kv.manager.rows[self.kv.manager.slots_of(pages)] = rows.to(self.place)
             self.remember(pages, rows)
 
     @rule(number=ids)
@@ -88,9 +101,10 @@ class Residency(RuleBasedStateMachine):
         except CapacityError:
             return
         pages = self.pages(sequence.groups[-1])
-        slots = self.kv.manager.state.slot_of[pages].long()
-        self.kv.manager.rows[slots, :, (sequence.length - 1) % PAGE] = self.fresh(LAYERS * HEADS, 2, DIM)
-        self.remember(pages, self.kv.manager.rows[slots].clone())
+        slots = self.kv.manager.slots_of(pages)
+        token = self.fresh(LAYERS * HEADS, 2, DIM).to(self.place)
+        self.kv.manager.rows[slots, :, (sequence.length - 1) % PAGE] = token
+        self.remember(pages, self.kv.manager.rows[slots].cpu())
         self.kv.end_token(sequence)
 
     @rule(number=ids)
@@ -153,7 +167,7 @@ class Residency(RuleBasedStateMachine):
                 wanted.append(self.kv.layer_pages(torch.tensor(chosen), layer).flatten())
             pages = torch.cat(wanted)
             done = self.kv.manager.resolve(pages.to(torch.int32))
-            rows = self.kv.manager.rows[done.slots.long()]
+            rows = self.kv.manager.rows[done.slots.long()].cpu()
             assert torch.equal(rows, torch.stack([self.expected[p] for p in pages.tolist()]))
             self.kv.manager.observe(pages, torch.full((pages.numel(),), rng.uniform(0, 255)))
         self.kv.manager.end_step()
@@ -167,7 +181,7 @@ class Residency(RuleBasedStateMachine):
         """Values and prefetches for pages that exist: most entries are taken."""
         held = self.held() or [0]
         pages = torch.tensor([held[p % len(held)] for p in picks], dtype=torch.int32)
-        generations = self.kv.manager.state.generation[pages.long() // self.kv.lanes].long()
+        generations = torch.tensor([self.kv.generation(int(p) // self.kv.lanes) for p in pages], dtype=torch.int64)
         self.send(pages, generations, torch.tensor(values[: len(picks)], dtype=torch.float32), horizon)
 
     @rule(entries=st.lists(st.tuples(st.integers(-5, 70), st.integers(0, 2), st.floats(width=32)), max_size=40))
@@ -201,7 +215,7 @@ class Residency(RuleBasedStateMachine):
         everything = torch.tensor(self.held(but=parked), dtype=torch.int64)
         if everything.numel():
             rows = torch.stack([self.expected[p] for p in everything.tolist()])
-            assert torch.equal(self.kv.manager.peek(everything), rows)
+            assert torch.equal(self.kv.manager.peek(everything).cpu(), rows)
 
     def held(self, but: frozenset[int] | set[int] = frozenset()) -> list[int]:
         groups = {g for s in self.kv.sequences.values() for g in s.groups} - but
@@ -211,5 +225,31 @@ class Residency(RuleBasedStateMachine):
         self.expected.update(zip(pages.tolist(), rows, strict=True))
 
 
+class Inline(Residency):
+    """The GPU backend, its ops by their references."""
+
+    backend = "inline"
+
+
+class Interpreted(Residency):
+    """The GPU backend with its kernels."""
+
+    backend = "interpreted"
+
+
+class Cuda(Residency):
+    """The GPU backend on a GPU."""
+
+    backend = "cuda"
+
+
 TestResidency = Residency.TestCase
 TestResidency.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestInline = Inline.TestCase
+TestInline.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestInterpreted = pytest.mark.skipif(not INTERPRETED, reason="Triton compiles here")(Interpreted.TestCase)
+TestInterpreted.settings = settings(max_examples=3, stateful_step_count=25, deadline=None)
+TestCuda = pytest.mark.gpu(
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")(Cuda.TestCase)
+)
+TestCuda.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -20,7 +20,8 @@ reserved again before that is not pushed twice: `in_ring` tells.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -107,6 +108,11 @@ class ResidencyState:
     def lanes(self) -> int:
         """Lanes of one sequence."""
         return self.slot_of.numel() // self.generation.numel()
+
+    def to(self, device: torch.device | str) -> ResidencyState:
+        """The state on `device`; tensors that are there already are not copied."""
+        moved: dict[str, Any] = {name: v.to(device) for name, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        return replace(self, **moved)
 
     def clone(self) -> ResidencyState:
         """A deep copy, for tests that compare two implementations."""

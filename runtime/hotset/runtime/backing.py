@@ -39,6 +39,7 @@ class BackingStore:
                 self.host.write_from(frames, data)
                 self.frame_of[part] = frames
                 self._touch(part)
+                self._moved(part)
 
     def fetch(self, pages: torch.Tensor, out: torch.Tensor, where: torch.Tensor) -> None:
         """Copy `pages` ([n] int64) into `out[where]`; pages that were freed meanwhile are skipped."""
@@ -51,6 +52,21 @@ class BackingStore:
                     self.disk.read_into(block[on_disk], out, target[on_disk])
                 self._touch(part)
 
+    def gather(self, pages: torch.Tensor) -> torch.Tensor:
+        """Content of `pages` ([n] int64) in host memory, [n, *row_shape]; zeros for pages that were freed meanwhile."""
+        out = torch.zeros((pages.numel(), *self.host.row_shape), dtype=self.host.dtype)
+        for start in range(0, pages.numel(), _CHUNK):
+            part = pages[start : start + _CHUNK]
+            with self._lock:
+                frame, block = self.frame_of[part], self.block_of[part]
+                in_host = torch.nonzero(frame >= 0).flatten()
+                out[start + in_host] = self.host.rows(frame[in_host])
+                on_disk = torch.nonzero(block >= 0).flatten()
+                if self.disk is not None and on_disk.numel():
+                    self.disk.read_into(block[on_disk], out, start + on_disk)
+                self._touch(part)
+        return out
+
     def free(self, pages: torch.Tensor) -> None:
         """Forget `pages` ([n] int64), stored or not."""
         with self._lock:
@@ -60,6 +76,7 @@ class BackingStore:
                 self.disk.free(block[block >= 0])
             self.frame_of[pages] = -1
             self.block_of[pages] = -1
+            self._moved(pages)
 
     def has(self, pages: torch.Tensor) -> torch.Tensor:
         """Which of `pages` ([n] int64) are stored, [n] bool."""
@@ -78,13 +95,17 @@ class BackingStore:
         coldest = held[torch.topk(self.last_read[held], demoted, largest=False).indices]
         blocks = self.disk.allocate(demoted)
         try:
-            self.disk.write_from(blocks, self.host.frames[self.frame_of[coldest]])
+            self.disk.write_from(blocks, self.host.rows(self.frame_of[coldest]))
         except TierIOError:
             self.disk.free(blocks)
             raise
         self.host.free(self.frame_of[coldest])
         self.frame_of[coldest] = -1
         self.block_of[coldest] = blocks
+        self._moved(coldest)
+
+    def _moved(self, pages: torch.Tensor) -> None:
+        """The places of `pages` have changed; whoever mirrors them follows here."""
 
     def check_integrity(self) -> None:
         """Raise AssertionError if a page has both a frame and a block, or maps and tiers disagree."""
@@ -98,6 +119,7 @@ class BackingStore:
                     tier.check_integrity()
 
     def close(self) -> None:
-        """Give back files."""
+        """Give back files and pinned memory."""
+        self.host.close()
         if self.disk is not None:
             self.disk.close()

@@ -69,5 +69,5 @@ def snapshot(kv: PagedKV, epoch: int) -> Snapshot:
         offsets=_int32(np.cumsum([0, *(len(s.groups) for s in sequences)])),
         groups=_int32(groups),
         generations=np.fromiter(map(kv.generation, groups), dtype="<u4"),
-        resident=kv.manager.resident_pages().to(torch.int32).numpy(),
+        resident=kv.manager.resident_pages().to("cpu", torch.int32).numpy(),
     )

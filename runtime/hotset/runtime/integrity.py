@@ -13,9 +13,11 @@ def check_integrity(manager: ResidencyManager, groups: GroupTable, sequences: li
     """Raise AssertionError naming the first invariant that does not hold. Call it between operations."""
     groups.check_integrity(sequences)
     manager.backing.check_integrity()
-    check_slots(manager.state)
-    check_ring(manager.state)
-    _check_pages(manager, sequences, page_size)
+    manager.check_mirrors()
+    state = manager.state.to("cpu")
+    check_slots(state)
+    check_ring(state)
+    _check_pages(manager, state, sequences, page_size)
 
 
 def check_slots(state: ResidencyState) -> None:
@@ -49,8 +51,8 @@ def check_ring(state: ResidencyState) -> None:
     assert bool(named[state.state == RESERVED].all()), "a reserved slot is not in the ring"
 
 
-def _check_pages(manager: ResidencyManager, sequences: list[Sequence], page_size: int) -> None:
-    state, stored = manager.state, torch.zeros(manager.state.slot_of.numel(), dtype=torch.bool)
+def _check_pages(manager: ResidencyManager, state: ResidencyState, sequences: list[Sequence], page_size: int) -> None:
+    stored = torch.zeros(state.slot_of.numel(), dtype=torch.bool)
     tails = torch.zeros_like(stored)
     for sequence in sequences:
         full = sequence.length // page_size
@@ -59,7 +61,7 @@ def _check_pages(manager: ResidencyManager, sequences: list[Sequence], page_size
         if sequence.parked is None:
             tails[pages[full:]] = True
         else:
-            assert bool((manager.state.slot_of[pages[full:]] < 0).all()), "the tail of a paused sequence has a slot"
+            assert bool((state.slot_of[pages[full:]] < 0).all()), "the tail of a paused sequence has a slot"
     slots = state.slot_of[tails].long()
     assert bool((slots >= 0).all()), "a tail page has no slot"
     assert bool((state.state[slots] == PINNED).all()), "a tail page is not pinned"

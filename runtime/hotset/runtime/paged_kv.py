@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from hotset.kernels.page_bounds import page_bounds
-from hotset.protos.errors import CapacityError, ConfigError
+from hotset.protos.errors import CapacityError
 from hotset.protos.messages import Geometry
-from hotset.runtime.backing import BackingStore
+from hotset.runtime.backends import device_for, make_manager
 from hotset.runtime.config import RuntimeConfig
+from hotset.runtime.gpu.device import Device
+from hotset.runtime.gpu.pinned import Progress
 from hotset.runtime.groups import GroupTable, Sequence
-from hotset.runtime.host_link import HostLink
 from hotset.runtime.integrity import check_integrity
-from hotset.runtime.residency import ResidencyManager
-from hotset.runtime.tiers import DiskTier, HostTier
+from hotset.runtime.shape import ModelShape
 
-
-@dataclass(frozen=True)
-class ModelShape:
-    """What the tiers need to know of a model."""
-
-    name: str
-    layers: int
-    kv_heads: int
-    query_heads: int
-    head_dim: int
-    dtype: torch.dtype
+__all__ = ["ModelShape", "PagedKV"]
 
 
 class PagedKV:
@@ -37,14 +25,24 @@ class PagedKV:
     `bounds` [P, 2, head_dim] are the elementwise min and max of each page's keys, always on the device.
     """
 
-    def __init__(self, shape: ModelShape, config: RuntimeConfig, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        config: RuntimeConfig,
+        device: Device | torch.device | str = "cpu",
+        *,
+        progress: Progress = lambda done, total: None,
+    ) -> None:
+        """`device` picks the backend: the CPU's, a CUDA device's, or that of a Device; `progress` as for PinnedTier."""
         self.shape, self.config = shape, config
+        self.device = device if isinstance(device, Device) else device_for(torch.device(device))
+        place = torch.device("cpu") if self.device is None else self.device.place
         self.lanes = shape.layers * shape.kv_heads
         self.page_size = config.page_size
         self.groups = GroupTable(config.groups)
         self.sequences: dict[int, Sequence] = {}
-        self.manager = _manager(shape, config, device)
-        self.bounds = torch.zeros(config.groups * self.lanes, 2, shape.head_dim, dtype=shape.dtype, device=device)
+        self.manager = make_manager(shape, config, self.device, progress)
+        self.bounds = torch.zeros(config.groups * self.lanes, 2, shape.head_dim, dtype=shape.dtype, device=place)
         self.new_groups: list[tuple[int, int, int]] = []
         self._next_id = 0
 
@@ -180,7 +178,8 @@ class PagedKV:
     def store(self, pages: torch.Tensor, rows: torch.Tensor) -> None:
         """Write full pages ([n] int64) of a prompt through and keep their bounds; `rows` [n, 2, page_size, D]."""
         self.manager.store(pages, rows)
-        page_bounds(rows.contiguous(), pages.to(torch.int32), self.bounds)
+        rows = rows.to(self.bounds.device).contiguous()
+        page_bounds(rows, pages.to(self.bounds.device, torch.int32), self.bounds)
 
     def forget_changes(self) -> None:
         """Drop the log of new groups, loads and evictions: nobody listens, and whoever comes asks for a snapshot."""
@@ -189,7 +188,7 @@ class PagedKV:
 
     def generation(self, group: int) -> int:
         """The current generation of a group."""
-        return int(self.manager.state.generation[group])
+        return self.manager.generation(group)
 
     def check_integrity(self) -> None:
         """Raise AssertionError if any invariant of DESIGN.md is broken. For use between steps."""
@@ -211,29 +210,3 @@ class PagedKV:
     def _drop(self, sequence: Sequence, groups: list[int]) -> None:
         self.manager.free(self.groups.release(groups))
         self.new_groups = [n for n in self.new_groups if n[0] != sequence.id or n[1] in sequence.groups]
-
-
-def _manager(shape: ModelShape, config: RuntimeConfig, device: torch.device | str) -> ResidencyManager:
-    lanes = shape.layers * shape.kv_heads
-    slots, pages = config.slots(lanes), config.groups * lanes
-    smallest = config.smallest_pool(shape.layers, shape.kv_heads)
-    if slots < min(smallest, pages):
-        raise ConfigError(
-            f"a hot pool of {slots} pages cannot decode {config.running} sequences: {smallest} are the least; "
-            "raise the HBM budget, or lower --selected or --max-running"
-        )
-    row_shape = (2, config.page_size, shape.head_dim)
-    host = HostTier(min(pages, config.host_pages or pages), row_shape, shape.dtype)
-    disk = DiskTier(pages, row_shape, shape.dtype, config.disk_dir) if config.disk_dir else None
-    return ResidencyManager(
-        slots=slots,
-        groups=config.groups,
-        layers=shape.layers,
-        kv_heads=shape.kv_heads,
-        row_shape=row_shape,
-        dtype=shape.dtype,
-        backing=BackingStore(pages, host, disk),
-        policy=config.policy,
-        device=device,
-        link=HostLink(config.link_gbps, config.link_latency_us) if config.link_gbps else None,
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -94,7 +95,23 @@ class ResidencyManager:
 
     def pages_of(self, groups: torch.Tensor) -> torch.Tensor:
         """Physical pages of all lanes of `groups` ([g] int64), [g, lanes] int64."""
-        return groups[:, None] * self.lanes + torch.arange(self.lanes)
+        return groups[:, None] * self.lanes + torch.arange(self.lanes, device=groups.device)
+
+    def slots_of(self, pages: torch.Tensor) -> torch.Tensor:
+        """Slots of host page ids (any shape, int64), -1 where not resident; int64, beside the state."""
+        return self.state.slot_of[self._ids(pages)].long()
+
+    def generation(self, group: int) -> int:
+        """How often `group` was freed."""
+        return int(self.state.generation[group])
+
+    def tick(self) -> int:
+        """Resolve calls so far."""
+        return int(self.state.tick)
+
+    def _ids(self, ids: torch.Tensor) -> torch.Tensor:
+        """Host ids as the state's tensors can be indexed by them."""
+        return ids
 
     # Tails: pinned from their first token until they are sealed.
 
@@ -106,26 +123,26 @@ class ResidencyManager:
         pages = self.pages_of(torch.tensor([group])).flatten()
         self._ensure_evictable(pages.numel())
         self._hold(pages.numel() - held_level(self.state))
-        self.rows[lend_slots(self.state, pages)] = 0
+        self.rows[lend_slots(self.state, self._ids(pages))] = 0
         self._loaded.append(pages)
 
     def copy_tail(self, source: int, target: int) -> None:
         """Copy-on-write: give `target` a pinned tail with the content of the tail group `source`."""
         self.open_tail(target)
         pages = self.pages_of(torch.tensor([source, target]))
-        old, new = self.state.slot_of[pages].long()
+        old, new = self.state.slot_of[self._ids(pages)].long()
         self.rows[new] = self.rows[old]
 
     def seal(self, group: int) -> None:
         """Write the full tail of `group` through to the host; from now on evicting it is a metadata change."""
         pages = self.pages_of(torch.tensor([group])).flatten()
-        slots = self.state.slot_of[pages].long()
+        slots = self.slots_of(pages)
         self.store(pages, self.rows[slots])
         self.state.state[slots] = LIVE
 
     def park_tail(self, group: int) -> torch.Tensor:
         """Copy the tail of a sequence that pauses to the host and free its slots: [lanes, 2, page_size, D]."""
-        slots = self.state.slot_of[self.pages_of(torch.tensor([group])).flatten()].long()
+        slots = self.slots_of(self.pages_of(torch.tensor([group])).flatten())
         rows = self.rows[slots].cpu()
         evict_pages(self.state, slots)
         self.state.state[slots] = FREE
@@ -137,7 +154,7 @@ class ResidencyManager:
         self.open_tail(group)
         pages = self.pages_of(torch.tensor([group])).flatten()
         with self._link.carrying(rows.nbytes, demand=True) if self._link else nullcontext():
-            self.rows[self.state.slot_of[pages].long()] = rows.to(self.rows.device)
+            self.rows[self.slots_of(pages)] = rows.to(self.rows.device)
         self.moved.tail_pages += pages.numel()
 
     def store(self, pages: torch.Tensor, rows: torch.Tensor) -> None:
@@ -288,6 +305,23 @@ class ResidencyManager:
             self._loaded.append(pages[visible])
             self.moved.prefetch_wasted += int((~visible).sum())
 
+    def follow(
+        self,
+        values: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        prefetch: tuple[torch.Tensor, torch.Tensor],
+        *,
+        epoch_tick: int,
+        until_tick: int,
+        tell: Callable[[int, Counter[str]], None],
+    ) -> None:
+        """Apply a plan's values (pages, generations, values) and begin its prefetch (pages, generations).
+
+        `tell` gets entries applied and rejected by reason, once they are known.
+        """
+        before = self.moved.entries_applied + self.moved.prefetch_pages
+        rejected = self.apply_plan(*values, epoch_tick=epoch_tick, until_tick=until_tick) + self.prefetch(*prefetch)
+        tell(self.moved.entries_applied + self.moved.prefetch_pages - before, rejected)
+
     def _count_rejected(self, reasons: tuple[str, ...], counts: list[int]) -> Counter[str]:
         rejected = Counter({r: n for r, n in zip(reasons, counts[1:], strict=True) if n})
         self.moved.entries_rejected.update(rejected)
@@ -319,9 +353,9 @@ class ResidencyManager:
 
     def peek(self, pages: torch.Tensor) -> torch.Tensor:
         """Content of `pages` ([n] int64, sealed or resident), [n, *row_shape]; residency stays as it is."""
-        slots = self.state.slot_of[pages].long()
+        slots = self.slots_of(pages)
         out = self.rows[slots.clamp(min=0)]
-        cold = torch.nonzero(slots < 0).flatten()
+        cold = torch.nonzero(slots < 0).flatten().cpu()
         self.backing.fetch(pages[cold], out, cold)
         return out
 
@@ -341,6 +375,9 @@ class ResidencyManager:
         """Seconds that swap-ins have made attention wait since the last call."""
         stall, self._stall = self._stall, 0.0
         return stall
+
+    def check_mirrors(self) -> None:
+        """Raise AssertionError if what the host remembers of the state differs from it."""
 
     def close(self) -> None:
         """Wait for copies in flight and give back what the tiers hold."""

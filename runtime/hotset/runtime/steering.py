@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -110,14 +109,13 @@ class LinkSteering(Steering):
             )
             return
         until = seen + self._lifetime * manager.state.ticks_per_step
-        before = manager.moved.entries_applied + manager.moved.prefetch_pages
-        rejected: Counter[str] = manager.apply_plan(
-            torch.tensor(plan.pages), torch.tensor(plan.generations, dtype=torch.int64), torch.tensor(plan.values),
-            epoch_tick=seen, until_tick=until,
-        )  # fmt: skip
-        rejected += manager.prefetch(
-            torch.tensor(plan.prefetch), torch.tensor(plan.prefetch_generations, dtype=torch.int64)
-        )
         manager.moved.plans_applied += 1
-        applied = manager.moved.entries_applied + manager.moved.prefetch_pages - before
-        self.link.publish(Ack(of="plan", number=plan.number, accepted=True, applied=applied, rejected=dict(rejected)))
+        manager.follow(
+            (torch.tensor(plan.pages), torch.tensor(plan.generations, dtype=torch.int64), torch.tensor(plan.values)),
+            (torch.tensor(plan.prefetch), torch.tensor(plan.prefetch_generations, dtype=torch.int64)),
+            epoch_tick=seen,
+            until_tick=until,
+            tell=lambda applied, rejected: self.link.publish(
+                Ack(of="plan", number=plan.number, accepted=True, applied=applied, rejected=dict(rejected))
+            ),
+        )

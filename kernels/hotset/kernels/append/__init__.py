@@ -26,8 +26,8 @@ def append(
 ) -> None:
     """Write one token of `layer` for each of B sequences into its tail.
 
-    keys, values: [B, Hkv, D]. slots: [S, 2, page_size, D]. bounds: [P, 2, D], min and max of a page's keys, of which the
-    first token of a page makes a new pair. slot_of: [P] int32. tails: [B] int32, the group of each sequence's tail;
+    keys, values: [B, Hkv, D]. slots: [S, 2, page_size, D]. bounds: [P, 2, D], a page's min and max of keys, which its
+    first token begins anew. slot_of: [P] int32. tails: [B] int32, the group of each sequence's tail;
     a negative one (a padded row) writes nothing, nor does a tail without a slot. offsets: [B] int32, the token's place
     in its page. `lanes` is layers * Hkv. Raises ValueError on arguments that do not fit.
     """

@@ -38,7 +38,7 @@ class Recorded:
 def record(
     step: Accessed, average: torch.Tensor, counts: torch.Tensor, *, by_margin: bool, out: Recorded | None = None
 ) -> None:
-    """Add this step's heat to `average` ([P] float32; `fold` decays it) and its accesses to `counts` ([3 or more] int64).
+    """Add this step's heat to `average` ([P] float32; see `fold`) and count its accesses in `counts` ([3+] int64).
 
     Heat is the score, or the margin over the lane's best score that was not selected (see hotset.protos.heat). If two
     sequences share a page, the heat of one of them counts. With `out` the accesses are written there as well.

@@ -32,7 +32,7 @@ def record(step: Accessed, average: torch.Tensor, counts: torch.Tensor, by_margi
     pages = (groups * (layers * heads) + lane)[there]
     average[pages] += (1 - DECAY) / DECAY * heat[there]
     if out is not None:
-        flags = sum(m.to(torch.uint8) * int(flag) for m, flag in zip((selected, *marks), AccessFlag, strict=True))
+        flags = torch.stack([m * int(flag) for m, flag in zip((selected, *marks), AccessFlag, strict=True)]).sum(0)
         wire = ((out.candidates, ids), (out.scores, step.scores), (out.flags, flags))
         for target, source in wire:
             target.copy_(source.transpose(0, 1))

@@ -45,12 +45,11 @@ def _swap_in(
     words = rows.to(tl.int64) * words_a_row
     lane = tl.arange(0, WIDE)
     start = tl.program_id(0).to(tl.int64) * TILE
-    if TIMED:
-        # The first tile is that of program 0; a program without a tile leaves the clock alone.
-        if start == 0:
-            if words > 0:
-                tl.store(clock, globaltimer())
     works = start < words
+    if TIMED:  # noqa: SIM102 - known when it compiles, the inner one is not
+        # Program 0 has the first tile, and a program without one leaves the clock alone.
+        if works & (start == 0):
+            tl.store(clock, globaltimer())
     while start < words:
         w = start + tl.arange(0, TILE)
         i = w // words_a_row
@@ -65,8 +64,9 @@ def _swap_in(
         data = tl.load(src + (source * ROW + column)[:, None] + lane[None, :], mask=copied)
         tl.store(dst + (target * ROW + column)[:, None] + lane[None, :], data, mask=copied)
         start += tl.num_programs(0) * TILE
-    if TIMED:
+    if TIMED:  # noqa: SIM102
         if works:
+            # Not before all threads have stored what they copied.
             tl.debug_barrier()
             tl.atomic_max(clock + 1, globaltimer(), sem="relaxed")
 

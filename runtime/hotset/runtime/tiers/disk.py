@@ -41,7 +41,7 @@ class DiskTier(Tier):
                 raise TierIOError(f"disk block {block} is short: {got} of {self.row_bytes} bytes")
         if staging:
             rows = torch.frombuffer(staging, dtype=self.dtype).view(ids.numel(), *self.row_shape)
-            out[where] = rows.to(out.device)
+            out[where.to(out.device)] = rows.to(out.device)
 
     def close(self) -> None:
         """Close the file; its blocks are gone."""

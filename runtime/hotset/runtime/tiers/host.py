@@ -1,4 +1,4 @@
-"""The host tier: frames in pinned (page-locked) memory, which the device reads at link speed."""
+"""The host tier: frames in ordinary memory. What a GPU reads is gpu/pinned.py."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from hotset.runtime.tiers.base import Tier
 
 
 class HostTier(Tier):
-    """`capacity` frames in one host allocation; pinned if there is a GPU to read it."""
+    """`capacity` frames in one host allocation. Raises CapacityError if there is not so much memory."""
 
     def __init__(self, capacity: int, row_shape: tuple[int, ...], dtype: torch.dtype) -> None:
         super().__init__("host", capacity, row_shape, dtype)
+        self.frames = self._allocate()
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Content of the rows `ids` in host memory, [n, *row_shape]."""
+        return self.frames[ids]
+
+    def _allocate(self) -> torch.Tensor:
+        capacity = self.stats.capacity
         try:
-            self.frames = torch.empty((capacity, *row_shape), dtype=dtype, pin_memory=torch.cuda.is_available())
+            return torch.empty((capacity, *self.row_shape), dtype=self.dtype)
         except RuntimeError as error:
             need = capacity * self.row_bytes / 2**30
             raise CapacityError(
-                f"cannot allocate {need:.1f} GiB of host frames ({error}); lower --host-gib or the context"
+                f"cannot allocate {need:.1f} GiB of host frames ({error}); lower --host-pages or the context"
             ) from error
 
     def _write(self, ids: torch.Tensor, rows: torch.Tensor) -> None:

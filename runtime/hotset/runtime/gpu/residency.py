@@ -1,0 +1,376 @@
+"""The residency manager of a GPU: the kernels decide, the host launches and never waits for them inside a step.
+
+What the host must know to launch right (pinned, held and filling slots, generations, ticks) it counts along; what only
+the device knows (hits, misses, what a plan achieved) adds up in `counts` and is read when a step's tokens are.
+Page ids that the host has (a tail's, a plan's) come as CPU tensors; those of a selection stay on the device.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+
+from hotset.kernels.apply_plan import REASONS as PLAN_REASONS
+from hotset.kernels.apply_plan import apply_plan
+from hotset.kernels.fold import fold
+from hotset.kernels.held import give_back_slots, held_level, hold_slots
+from hotset.kernels.prefetch import REASONS as PREFETCH_REASONS
+from hotset.kernels.prefetch import begin_prefetch, commit_prefetch
+from hotset.kernels.release import release
+from hotset.kernels.resolve import Resolved, resolve
+from hotset.kernels.state import FREE, LIVE, PINNED
+from hotset.kernels.swap_in import rows_of, swap_in
+from hotset.protos.heat import DECAY
+from hotset.runtime.gpu.backing import DeviceBacking
+from hotset.runtime.gpu.device import Device, Event, Stream
+from hotset.runtime.gpu.prefetch import DevicePrefetcher, copy_engine_wins
+from hotset.runtime.residency import Int32, ResidencyManager
+
+DEMAND_PAGES, STALL_NS, WASTED = 3, 4, 5
+PLAN = slice(6, 7 + len(PLAN_REASONS))
+BEGUN = slice(PLAN.stop, PLAN.stop + 1 + len(PREFETCH_REASONS))
+COUNTS = BEGUN.stop
+"""Words of `counts`: accesses, hits and prefetched hits (kernels.record), then these, all cumulative."""
+Tell = Callable[[int, Counter[str]], None]
+
+
+class DeviceResidency(ResidencyManager):
+    """See ResidencyManager; everything is ordered on the demand stream unless it says otherwise."""
+
+    backing: DeviceBacking
+
+    def __init__(
+        self,
+        *,
+        device: Device,
+        slots: int,
+        groups: int,
+        layers: int,
+        kv_heads: int,
+        row_shape: tuple[int, ...],
+        dtype: torch.dtype,
+        backing: DeviceBacking,
+        policy: str,
+    ) -> None:
+        super().__init__(slots=slots, groups=groups, layers=layers, kv_heads=kv_heads, row_shape=row_shape, dtype=dtype,
+                         backing=backing, policy=policy, device=device.place)  # fmt: skip
+        self.device = device
+        self.counts = torch.zeros(COUNTS, dtype=torch.int64, device=device.place)
+        self.clock = torch.zeros(layers, 2, dtype=torch.int64, device=device.place)
+        self.pass_tokens = 1
+        """Tokens of the forward pass that a prefetch begun now would overlap."""
+        self._bytes = rows_of(self.rows)
+        self._flights = DevicePrefetcher(device, backing, self.rows)
+        self._arrivals: list[torch.Tensor] = []
+        self._told: list[tuple[Event, torch.Tensor, int, Tell]] = []
+        self._generation = [0] * groups
+        self._tails: set[int] = set()
+        self._held = self._tick = 0
+        self._seen = [0] * COUNTS
+
+    @property
+    def eager(self) -> bool:
+        """Whether every layer has to ask the host for its misses, since they may be on disk."""
+        return self.backing.disk is not None
+
+    def generation(self, group: int) -> int:
+        """See ResidencyManager; the host counts along."""
+        return self._generation[group]
+
+    def tick(self) -> int:
+        """See ResidencyManager; the host counts along."""
+        return self._tick
+
+    def _ids(self, ids: torch.Tensor) -> torch.Tensor:
+        return ids if ids.device == self.device.place and ids.is_cuda else self.device.upload(ids)
+
+    # Tails.
+
+    def open_tail(self, group: int) -> None:
+        """See ResidencyManager. Where slots are held, as advice asks, the host waits for the choice of slots."""
+        pages = self.pages_of(torch.tensor([group])).flatten()
+        self._ensure_evictable(pages.numel())
+        self.make_way(pages.numel())
+        if self._held:
+            super().open_tail(group)
+            self._held = held_level(self.state)
+        else:
+            self._pin(pages)
+        self._tails.add(group)
+
+    def _pin(self, pages: torch.Tensor) -> None:
+        # Nothing is in use between steps, so whatever the last layer used may go as well.
+        self.state.step_tick.copy_(self.state.tick + 1)
+        slots = resolve(self.state, self._ids(pages.to(torch.int32)), self.policy).slots.long()
+        self.state.state[slots] = PINNED
+        self.rows[slots] = 0
+        self._loaded.append(pages)
+
+    def seal(self, group: int) -> None:
+        """See ResidencyManager. The rows leave on the write-back stream."""
+        super().seal(group)
+        self._tails.discard(group)
+
+    def park_tail(self, group: int) -> torch.Tensor:
+        """See ResidencyManager."""
+        rows = super().park_tail(group)
+        self._tails.discard(group)
+        return rows
+
+    def warm(self, pages: torch.Tensor) -> int:
+        """See ResidencyManager. The host waits: a prompt has just been prefilled."""
+        pages = pages.cpu()
+        pages = pages[(self.slots_of(pages) < 0).cpu() & self.backing.has(pages)]
+        free = torch.nonzero(self.state.state == FREE).flatten()
+        room = max(0, free.numel() - self.high)
+        pages, slots = pages[:room], free[: min(room, pages.numel())]
+        self.backing.fetch(pages, self.rows, slots)
+        ids = self._ids(pages)
+        self.state.page_of[slots] = ids.to(torch.int32)
+        self.state.slot_of[ids] = slots.to(torch.int32)
+        self.state.state[slots] = LIVE
+        self.state.last_used[slots] = self.state.tick
+        self._loaded.append(pages)
+        self.moved.warm_pages += pages.numel()
+        return pages.numel()
+
+    def free(self, groups: list[int]) -> None:
+        """See ResidencyManager."""
+        if not groups:
+            return
+        index = torch.tensor(groups)
+        release(self.state, self._ids(index))
+        pages = self.pages_of(index).flatten()
+        self._average[self._ids(pages)] = 0.0
+        self.backing.free(pages)
+        self._tails.difference_update(groups)
+        for group in groups:
+            self._generation[group] += 1
+
+    # How many slots the hot set has.
+
+    @property
+    def _pinned_slots(self) -> int:
+        return self.lanes * len(self._tails)
+
+    def hot_slots(self) -> int:
+        """See ResidencyManager; the host counts along."""
+        return self.state.slots - self._pinned_slots - self._held
+
+    def resize(self, wanted: int) -> None:
+        """See ResidencyManager. The host waits where slots change hands, which advice alone brings about."""
+        before = self.hot_slots()
+        if before > wanted:
+            hold_slots(self.state, before - wanted, self.policy)
+            self._held = held_level(self.state)
+        elif before < wanted and self._held:
+            self._held -= give_back_slots(self.state, wanted - before)
+        if before != wanted:
+            self._set_watermarks(self.hot_slots())
+
+    def make_way(self, slots: int) -> None:
+        """Before `slots` slots are needed at once: end all flights if those that they hold might be missing."""
+        if self.hot_slots() - self._flights.filling < slots:
+            self.commit_prefetches(wait=True)
+
+    def _ensure_evictable(self, count: int) -> None:
+        if self.state.slots - self._pinned_slots < count:
+            super()._ensure_evictable(count)
+
+    # A step.
+
+    def begin_step(self) -> None:
+        """See ResidencyManager. What was written back may be evicted and read again from here on."""
+        self.backing.host.await_writes(Stream.DEMAND)
+        super().begin_step()
+        self._tell()
+
+    def resolve(self, pages: torch.Tensor) -> Resolved:
+        """See ResidencyManager; `pages` on the device. For steps that are not whole: counts and logs by itself."""
+        self.make_way(pages.numel())
+        pages = self._ids(pages)
+        done = self.resolve_layer(pages)
+        self._tick += 1
+        tally = [(pages >= 0).sum(), done.hit.sum(), done.prefetched.sum(), done.miss_count[0].long()]
+        self.counts[: len(tally)] += torch.stack(tally)
+        entry = torch.arange(done.miss_pages.numel(), device=pages.device)
+        self._arrivals.append(torch.where(entry < done.miss_count, done.miss_pages, -1))
+        return done
+
+    def resolve_layer(self, pages: torch.Tensor, layer: int = 0) -> Resolved:
+        """Slots and data for the `pages` ([N] int32) of a layer. A captured graph may hold it, unless `eager`."""
+        done = resolve(self.state, pages, self.policy, advance=True)
+        swap_in(
+            self.backing.host.bytes, self._bytes, done.miss_pages, done.miss_slots, done.miss_count,
+            frame_of=self.backing.frame_at, clock=self.clock[layer],
+        )  # fmt: skip
+        if self.eager:
+            self._read_disk(done)
+        return done
+
+    def _read_disk(self, done: Resolved) -> None:
+        count = int(done.miss_count)
+        pages, slots = done.miss_pages[:count].long().cpu(), done.miss_slots[:count].long()
+        self.backing.note_reads(pages)
+        below = torch.nonzero(self.backing.block_of[pages] >= 0).flatten()
+        if below.numel():
+            self.rows[slots[self._ids(below)]] = self.device.upload(self.backing.gather(pages[below]))
+
+    def count_layers(self, misses: Sequence[torch.Tensor]) -> None:
+        """Behind a whole step: add up its misses and stalls. `misses` holds `miss_count` of each layer."""
+        self._tick += len(misses)
+        self.counts[DEMAND_PAGES] += torch.stack(list(misses)).sum()
+        self.counts[STALL_NS] += (self.clock[:, 1] - self.clock[:, 0]).clamp(min=0).sum()
+        self.clock.zero_()
+
+    def fold(self) -> None:
+        """Behind a whole step whose heat kernels.record has added: all averages decay."""
+        fold(self._average, self.state.ema, by_margin=self.by_margin)
+
+    def observe(self, pages: torch.Tensor, heat: torch.Tensor) -> None:
+        """See ResidencyManager."""
+        self._average[self._ids(pages)] += (1 - DECAY) / DECAY * heat.to(self.device.place)
+        self.fold()
+
+    # Plans and prefetch.
+
+    def apply_plan(
+        self, pages: torch.Tensor, generations: torch.Tensor, values: torch.Tensor, *, epoch_tick: int, until_tick: int
+    ) -> Counter[str]:
+        """See ResidencyManager; waits for the counts, which `follow` does not."""
+        counts = self._apply(pages, generations, values, epoch_tick, until_tick).tolist()
+        self.read_counts(self.counts.tolist())
+        return Counter({r: n for r, n in zip(PLAN_REASONS, counts[1:], strict=True) if n})
+
+    def prefetch(self, pages: torch.Tensor, generations: torch.Tensor) -> Counter[str]:
+        """See ResidencyManager; waits for the counts, which `follow` does not."""
+        if not pages.numel():
+            return Counter()
+        counts, unknown = self._begin(pages, generations)
+        rejected = Counter({r: n for r, n in zip(PREFETCH_REASONS, counts.tolist()[1:], strict=True) if n})
+        self.read_counts(self.counts.tolist())
+        return rejected + Counter(not_stored=unknown)
+
+    def follow(
+        self,
+        values: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        prefetch: tuple[torch.Tensor, torch.Tensor],
+        *,
+        epoch_tick: int,
+        until_tick: int,
+        tell: Tell,
+    ) -> None:
+        """See ResidencyManager. `tell` is called at a later safe point, when the counts have arrived."""
+        counts = [self._apply(*values, epoch_tick, until_tick)]
+        unknown = 0
+        if prefetch[0].numel():
+            begun, unknown = self._begin(*prefetch)
+            counts.append(begun)
+        joined = torch.cat(counts)
+        there = self.device.pinned(tuple(joined.shape), torch.int64)
+        there.copy_(joined, non_blocking=True)
+        self._told.append((self.device.mark(Stream.DEMAND), there, unknown, tell))
+
+    def _apply(
+        self, pages: torch.Tensor, generations: torch.Tensor, values: torch.Tensor, epoch_tick: int, until_tick: int
+    ) -> torch.Tensor:
+        if not pages.numel():
+            return torch.zeros(1 + len(PLAN_REASONS), dtype=torch.int64, device=self.device.place)
+        counts = apply_plan(self.state, *map(self._ids, (pages, generations, values)),
+                            epoch_tick=epoch_tick, until_tick=until_tick)  # fmt: skip
+        self.counts[PLAN] += counts
+        return counts
+
+    def _begin(self, pages: torch.Tensor, generations: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Begin a flight; returns begin_prefetch's counts, and how many of `pages` no tier has."""
+        stored = pages < 0
+        inside = (pages >= 0) & (pages < self.state.slot_of.numel())
+        stored[inside] = self.backing.has(pages[inside].long())
+        unknown = int((~stored).sum())
+        self.moved.entries_rejected["not_stored"] += unknown
+        if not bool(stored.any()):
+            return torch.zeros(1 + len(PREFETCH_REASONS), dtype=torch.int64, device=self.device.place), unknown
+        entries = self._ids(pages[stored]), self._ids(generations[stored])
+        begun, slots, counts = begin_prefetch(self.state, *entries, keep=self.low)
+        self.counts[BEGUN] += counts
+        fresh = self.state.generation[begun.clamp(min=0).long() // self.lanes].long()
+        staged = self.eager or copy_engine_wins(self.pass_tokens)
+        self._flights.start(begun, slots, fresh, counts[:1].to(torch.int32), staged=staged)
+        return counts, unknown
+
+    def commit_prefetches(self, *, wait: bool = False) -> None:
+        """See ResidencyManager. `wait`: the demand stream waits for the copies; the host only for those it stages."""
+        for flight in self._flights.arrived(wait=wait):
+            visible = commit_prefetch(self.state, flight.pages, flight.slots, flight.generations)
+            self._arrivals.append(torch.where(visible, flight.pages, -1))
+            self.counts[WASTED] += ((flight.pages >= 0) & ~visible).sum()
+
+    def _tell(self) -> None:
+        while self._told and self._told[0][0].query():
+            _, there, unknown, tell = self._told.pop(0)
+            plan, begun = there[: 1 + len(PLAN_REASONS)].tolist(), there[1 + len(PLAN_REASONS) :].tolist()
+            rejected = Counter(dict(zip(PLAN_REASONS, plan[1:], strict=True)))
+            if begun:
+                rejected += Counter(dict(zip(PREFETCH_REASONS, begun[1:], strict=True)))
+            tell(plan[0] + sum(begun[:1]), rejected + Counter(not_stored=unknown))
+
+    # What the device has counted.
+
+    def read_counts(self, counts: list[int]) -> None:
+        """Bring `moved` up to date with a copy of `counts`."""
+        moved, new = self.moved, [now - then for now, then in zip(counts, self._seen, strict=True)]
+        self._seen = counts
+        moved.accesses += new[0]
+        moved.hits += new[1]
+        moved.prefetched_hits += new[2]
+        moved.demand_pages += new[DEMAND_PAGES]
+        moved.prefetch_wasted += new[WASTED]
+        moved.entries_applied += new[PLAN][0]
+        moved.prefetch_pages += new[BEGUN][0]
+        self._stall += new[STALL_NS] * 1e-9
+        for reasons, part in ((PLAN_REASONS, PLAN), (PREFETCH_REASONS, BEGUN)):
+            moved.entries_rejected.update({r: n for r, n in zip(reasons, new[part][1:], strict=True) if n})
+
+    def forget_changes(self) -> None:
+        """See ResidencyManager."""
+        self.state.evicted_count.zero_()
+        self._arrivals.clear()
+        self._loaded.clear()
+
+    def take_changes(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Pages that may have gained a slot since the last call: known to the host, and on the device (-1 pads)."""
+        found = self._loaded, self._arrivals
+        self._loaded, self._arrivals = [], []
+        return found
+
+    def drain_changes(self) -> tuple[Int32, Int32]:
+        """See ResidencyManager. The host waits; what a step publishes takes another way (see ring.py)."""
+        known, arrived = self.take_changes()
+        count = min(int(self.state.evicted_count), self.state.slots)
+        pages = torch.cat([*(p.cpu().long() for p in (*known, *arrived, self.state.evicted[:count]))])
+        touched = torch.unique(pages[pages >= 0])
+        self.state.evicted_count.zero_()
+        resident = (self.slots_of(touched) >= 0).cpu()
+        named = touched.to(torch.int32)
+        return named[resident].numpy(), named[~resident].numpy()
+
+    def _keep_evicted(self) -> None:
+        """Nothing to do: the log stays on the device."""
+
+    def check_mirrors(self) -> None:
+        """See ResidencyManager."""
+        self.read_counts(self.counts.tolist())
+        assert self._generation == self.state.generation.tolist(), "the host's generations are off"
+        assert self._held == held_level(self.state), "the host's count of held slots is off"
+        assert self._pinned_slots == int((self.state.state == PINNED).sum()), "the host's count of tails is off"
+        assert self._tick == int(self.state.tick), "the host's tick is off"
+
+    def close(self) -> None:
+        """See ResidencyManager."""
+        self._flights.close()
+        self.device.synchronize()
+        self.read_counts(self.counts.tolist())
+        self._tell()
+        super().close()

@@ -1,0 +1,27 @@
+"""The backends that the conformance tests run on."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from hotset.runtime.gpu import CudaDevice, Device, InlineDevice
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+BACKENDS = ["cpu", "inline", "interpreted", pytest.param("cuda", marks=pytest.mark.gpu)]
+"""The CPU backend; the GPU's on CPU tensors, with the ops' references and with their kernels; the GPU's on a GPU."""
+
+
+def backend_device(name: str) -> Device | str:
+    """What PagedKV takes to run as the backend `name`; skips the test where it cannot."""
+    if name == "cpu":
+        return "cpu"
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+        return CudaDevice()
+    if name == "interpreted" and not INTERPRETED:
+        pytest.skip("Triton compiles here, so it cannot interpret as well")
+    return InlineDevice()
