@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from hotset.predictor.model import PUSHED_FILE, ReuseModel
 from hotset.protos.forest import sha256
 from hotset.training import registry
-from hotset.training.job import main
+from hotset.training.job import Termination, main
 from hotset.training.store import Store
 
 MakeLog = Callable[..., Path]
@@ -61,10 +62,11 @@ def test_heads_for_the_device_are_judged_on_a_short_log_of_a_decode(tmp_path: Pa
     assert float(version.tags["gate.device_stall_seconds"]) == pytest.approx(model["stall_seconds"], rel=1e-4)
 
 
+@pytest.mark.parametrize(("more", "status"), [([], 4), (["--trees", "20000"], 6)])
 def test_what_cannot_be_trained_on_is_one_line_and_no_result(
-    tmp_path: Path, store: Store, name: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, store: Store, name: str, capsys: pytest.CaptureFixture[str], more: list[str], status: int
 ) -> None:
-    assert main(arguments(tmp_path / "absent", tmp_path / "out", store, name)) == 4
+    assert main([*arguments(tmp_path / "absent", tmp_path / "out", store, name), *more]) == status
     told = capsys.readouterr().err
     assert told.startswith("hotset: ")
     assert told.count("\n") == 1
@@ -113,10 +115,33 @@ def check_all_is_whole(out: Path, store: Store, name: str) -> None:
 @pytest.mark.e2e
 def test_a_terminated_job_cleans_up_behind_itself(make_log: MakeLog, tmp_path: Path, store: Store, name: str) -> None:
     out = tmp_path / "out"
-    child = start(arguments(make_log(sequences=4, steps=600), out, store, name))
+    # As many trees as take far longer than this test might be kept waiting by a busy machine.
+    told = arguments(make_log(sequences=4, steps=600), out, store, name)
+    child = start([*told, "--trees", "512"])
     while child.poll() is None and not list(out.glob(".rows-*")):
         time.sleep(0.02)
     child.terminate()
-    assert child.wait(timeout=30) == 128 + signal.SIGTERM
+    assert child.wait(timeout=60) == 128 + signal.SIGTERM
     assert not list(out.glob(".rows-*"))
     assert not (out / "result.json").exists()
+
+
+class ToldInAFinalizer:
+    """Python prints and drops what a finalizer raises."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_termination_that_a_finalizer_drops_ends_the_job_at_the_next_report() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        termination = Termination()
+        termination.check("sampling", 0, 1)
+        ToldInAFinalizer()
+        with pytest.raises(SystemExit) as ended:
+            termination.check("sampling", 1, 1)
+        assert ended.value.code == 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)

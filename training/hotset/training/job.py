@@ -24,8 +24,9 @@ from hotset.training.logs import Log, slice_steps
 from hotset.training.options import TrainOptions
 from hotset.training.promotion import Promotion, promote_on
 from hotset.training.registry import DEFAULT_NAME
+from hotset.training.rows import Report
 from hotset.training.split import Split
-from hotset.training.train import TrainResult, train
+from hotset.training.train import TrainResult, silent, train
 
 RESULT_FILE = "result.json"
 DEFAULT_ROWS = 400_000
@@ -33,11 +34,35 @@ _FEW_SEQUENCES = 5
 _GATE_CANDIDATES = 2_000_000
 
 
-def run_job(log: Path, out: Path, options: TrainOptions, settings: GateSettings) -> dict[str, object]:
+class Termination:
+    """SIGTERM as an exception, so that the job ends by unwinding and removes its rows, which may be many.
+
+    Python drops an exception that is raised inside a finalizer or a foreign library's callback. So the signal is
+    remembered as well, and `check` raises again at each report of progress.
+    """
+
+    def __init__(self) -> None:
+        self._status = 0
+        signal.signal(signal.SIGTERM, self._told)
+
+    def _told(self, number: int, frame: object) -> None:
+        self._status = 128 + number
+        self.check()
+
+    def check(self, stage: str = "", done: int = 0, total: int = 0) -> None:
+        """A `Report` that ends the job if it was told to end."""
+        if self._status:
+            sys.exit(self._status)
+
+
+def run_job(
+    log: Path, out: Path, options: TrainOptions, settings: GateSettings, report: Report = silent
+) -> dict[str, object]:
     """Train on `log`, put the challenger through the gate on what was held out, and write `result.json`."""
     few = len(open_trace(log).sequence_ids) < _FEW_SEQUENCES
-    result = train([log], out, replace(options, split="time" if few else "sequence"))
+    result = train([log], out, replace(options, split="time" if few else "sequence"), report=report)
     held_out = held_out_traces(result.logs, result.split, max_candidates=_GATE_CANDIDATES)
+    report("judging", 0, 1)
     promotion = promote_on(result.version, result.model, held_out, settings, store=options.tracking_uri)
     summary = _summary(result, promotion)
     write_atomically(out / RESULT_FILE, json.dumps(summary, indent=1))
@@ -71,9 +96,19 @@ def _summary(result: TrainResult, promotion: Promotion) -> dict[str, object]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job from a command line; the exit status is 0 or that of the HotsetError, told on one line."""
-    # Ends by unwinding, so that the folder of rows, which may be large, is removed.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    termination = Termination()
     told = _parser().parse_args(arguments)
+    try:
+        summary = _run(told, termination)
+    except HotsetError as error:
+        print(f"hotset: {error}", file=sys.stderr)
+        return error.exit_code
+    verdict = "promoted" if summary["promoted"] else "not promoted"
+    print(f"{told.name} version {summary['version']}: {verdict}, {summary['reason']}")
+    return 0
+
+
+def _run(told: argparse.Namespace, termination: Termination) -> dict[str, object]:
     options = TrainOptions(
         experiment=told.experiment,
         name=told.name,
@@ -84,14 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tracking_uri=told.tracking_uri,
     )
     settings = GateSettings(ratio=told.ratio, pool=told.pool, heuristics=QUICK_HEURISTICS)
-    try:
-        summary = run_job(told.log, told.out, options, settings)
-    except HotsetError as error:
-        print(f"hotset: {error}", file=sys.stderr)
-        return error.exit_code
-    verdict = "promoted" if summary["promoted"] else "not promoted"
-    print(f"{told.name} version {summary['version']}: {verdict}, {summary['reason']}")
-    return 0
+    return run_job(told.log, told.out, options, settings, termination.check)
 
 
 def _parser() -> argparse.ArgumentParser:
