@@ -14,10 +14,10 @@ import pytest
 
 from hotset.daemon.config import DaemonConfig, PlanRules
 from hotset.daemon.connection import Connection
+from hotset.daemon.folders import new_folder
 from hotset.daemon.scorers import HeuristicScorer
 from hotset.daemon.sequence import LaneStep, SequenceState
 from hotset.daemon.session import Session
-from hotset.daemon.sidecar import new_folder
 from hotset.daemon.warmup import warm_up
 from hotset.ops.play import TracePlayer, geometry_of
 from hotset.predictor.trace import SequenceTrace, read_trace

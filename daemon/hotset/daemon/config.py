@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic.fields import FieldInfo
 
 from hotset.daemon.advice.rules import AdviceRules
+from hotset.daemon.instep.rules import LookaheadRules
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class DaemonConfig(BaseModel):
     )
     rules: Annotated[PlanRules, _PLANS] = PlanRules()
     advice: Annotated[AdviceRules, Option("Advice")] = AdviceRules()
+    lookahead: Annotated[LookaheadRules, Option("Inside the step")] = LookaheadRules()
 
     state_bytes: Annotated[int, _MEMORY] = Field(
         8 << 30, ge=1 << 20, description="most memory for what is remembered of pages, a decode process"

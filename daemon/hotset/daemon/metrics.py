@@ -94,6 +94,18 @@ def session_samples(status: SessionStatus) -> Iterator[Sample]:
         value = getattr(status.gauges, name) if hasattr(status.gauges, name) else status.known(name)
         if value is not None:
             yield metric, [], float(value)
+    yield from _layer_samples(status)
+
+
+def _layer_samples(status: SessionStatus) -> Iterator[Sample]:
+    """Nothing from a runtime that tells nothing by layer."""
+    if status.layers is None or not status.layers.steps:
+        return
+    page_bytes = float(status.about["geometry"]["page_bytes"])
+    for metric, causes, unit in metrics.LAYERS:
+        for cause, figure in causes.items():
+            for layer, value in enumerate(status.layers.total[figure].tolist()):
+                yield metric, [*([cause] if cause else []), str(layer)], value * (unit or page_bytes)
 
 
 def _process_samples(source: Source) -> Iterator[Sample]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from hotset.daemon.advice.advisor import Advisor
 from hotset.daemon.advice.node import Node
 from hotset.daemon.ahead import Ahead
 from hotset.daemon.budget import Load, MovementBudget, ScoringBudget
 from hotset.daemon.config import DaemonConfig
+from hotset.daemon.folders import new_folder
 from hotset.daemon.ingest import count_uses
+from hotset.daemon.instep.side import InStepSide
 from hotset.daemon.planner import Planner, Scorer
 from hotset.daemon.recorder import Recorder, trace_meta
 from hotset.daemon.resume import Memory, kind_of
@@ -22,7 +23,6 @@ from hotset.daemon.scorers import LearnedScorer
 from hotset.daemon.state import LaneStep, SessionState
 from hotset.daemon.status import SessionStatus
 from hotset.daemon.training import Training
-from hotset.protos.errors import HotsetError
 from hotset.protos.messages import (
     Ack,
     Hello,
@@ -65,6 +65,8 @@ class Sidecar:
         self._clock = clock
         self._rule = Rule(hello.geometry, scorer)
         self._advisor = Advisor(hello, config.advice, node, config.link_gbps)
+        self._in_step = InStepSide(hello, config.lookahead, self.status)
+        self._chosen = self._rule.learned
         self._planner = Planner(config.rules)
         self._budget = MovementBudget(hello.geometry.page_bytes, config.link_gbps)
         self._recorder = Recorder(
@@ -122,6 +124,7 @@ class Sidecar:
             shape = hello.geometry
             self.status.phase("attach", model=hello.model, lanes=shape.lanes, slots=shape.slots)
             self._advisor.unsaid()
+            self._in_step.renewed()
             self._tell()
         elif not hello.controller:
             self.status.role = "standby"
@@ -170,6 +173,7 @@ class Sidecar:
             counters.snapshots += 1
         elif isinstance(message, Ack):
             self._advisor.acknowledged(message)
+            self._in_step.acknowledged(message)
             counters.plans_refused += message.of == "plan" and not message.accepted
             counters.advice_refused += message.of == "advice" and not message.accepted
 
@@ -230,6 +234,7 @@ class Sidecar:
         self.state.learn(parts, message.epoch, self._load.share)
         self._rule.observe(parts)
         self._advisor.observe(message, self.state)
+        self._in_step.observe(message, self._budget.bytes_per_us)
         self._count(message)
         # One log a session: whoever stands by leaves it to the controller.
         if self.leads and self._config.record:
@@ -282,6 +287,9 @@ class Sidecar:
         advice = self._advisor.advise()
         if advice is not None and not self._say(advice):
             self._advisor.unsaid()
+        learned = self._rule.learned
+        for message in self._in_step.due(learned, self.status.epoch, meant=learned is self._chosen):
+            self._in_step.sent(message, well=self._say(message))
 
     def tend(self) -> None:
         """What is due whether or not a step came: training and the status file."""
@@ -304,6 +312,7 @@ class Sidecar:
         gauges.log_failed = bool(self._recorder.failed)
         gauges.link_rate = None if rate is None else rate * 1e6
         gauges.scored_share = self._planner.scored_share
+        self.status.in_step = self._in_step.report()
         self.status.counters.log_bytes = self._recorder.written
         if self._rule.report is not None and self._rule.learned is not None:
             report = self._rule.report
@@ -370,19 +379,3 @@ class Sidecar:
         self.status.counters.steps_logged = self._recorder.logged
         self.status.role, self.status.reason = "ended", reason
         self.status.phase("end", reason=reason)
-
-
-def new_folder(log_dir: Path, hello: Hello) -> Path:
-    """A fresh folder for this session: another daemon may have logged an earlier part of it."""
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    stem = f"{stamp}-{hello.pid}-{''.join(c for c in hello.session[:8] if c.isalnum())}"
-    for count in range(1, 1000):
-        folder = (log_dir / (stem if count == 1 else f"{stem}-{count}")).absolute()
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise HotsetError(f"cannot write logs to {folder}: {error.strerror}") from None
-        return folder
-    raise HotsetError(f"{log_dir} is full of logs of this very second")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hotset.daemon.events import say
+from hotset.daemon.instep.layers import LayerTally
 from hotset.protos.discovery import write_atomically
 from hotset.protos.messages import Advice
 from hotset.protos.metrics import PLAN_BUCKETS
@@ -51,6 +52,10 @@ class SessionCounters:
     guard_takeovers: int = 0
     advice_sent: int = 0
     advice_refused: int = 0
+    models_pushed: int = 0
+    models_refused: int = 0
+    lookaheads_sent: int = 0
+    lookaheads_refused: int = 0
     lanes_shed: int = 0
     compactions: int = 0
     trainings: int = 0
@@ -83,6 +88,9 @@ class SessionGauges:
     admit_every: int | None = None
     knee_slots: int | None = None
     expected_stall: float | None = None
+    device_model: bool | None = None
+    step_precision: float | None = None
+    step_coverage: float | None = None
 
 
 class SessionStatus:
@@ -101,6 +109,8 @@ class SessionStatus:
         self.model_version = ""
         self.reason = ""
         self.advice: dict[str, Any] = {}
+        self.in_step: dict[str, Any] = {}
+        self.layers: LayerTally | None = None
         self.phases: list[dict[str, Any]] = []
         self.plans_within = [0] * (len(PLAN_BUCKETS) + 1)
         """Plans by the first of PLAN_BUCKETS that they kept; the last kept none."""
@@ -158,6 +168,7 @@ class SessionStatus:
             "counters": asdict(self.counters),
             "gauges": asdict(self.gauges),
             "advice": self.advice,
+            "in_step": self.in_step,
             "phases": self.phases,
             "updated": time.time(),
         }

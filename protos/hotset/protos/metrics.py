@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from hotset.protos.parts import LayerFigure
+
 Kind = Literal["counter", "gauge", "histogram"]
 
 
@@ -52,6 +54,14 @@ COUNTERS: dict[str, Metric] = {
     ),
     "advice_sent": Metric("hotset_advice_sent_total", "counter", "Pieces of advice sent"),
     "advice_refused": Metric("hotset_advice_refused_total", "counter", "Pieces of advice the runtime did not follow"),
+    "models_pushed": Metric("hotset_models_pushed_total", "counter", "Models sent to decide inside the step"),
+    "models_refused": Metric("hotset_models_refused_total", "counter", "Models of those the runtime refused"),
+    "lookaheads_sent": Metric(
+        "hotset_lookahead_steerings_total", "counter", "Thresholds and distances of the lookahead sent"
+    ),
+    "lookaheads_refused": Metric(
+        "hotset_lookahead_steerings_refused_total", "counter", "Of those, what the runtime did not follow"
+    ),
     "log_bytes": Metric("hotset_log_bytes_total", "counter", "Bytes of trace log written"),
     "lanes_shed": Metric(
         "hotset_lanes_shed_total", "counter", "Lanes of sequence steps not observed: overload, or no room"
@@ -103,8 +113,77 @@ GAUGES: dict[str, Metric] = {
     "expected_stall": Metric(
         "hotset_expected_stall_seconds", "gauge", "Stall of a step that the curve expects of the present pool"
     ),
+    "device_model": Metric("hotset_device_model", "gauge", "1 if a pushed model decides inside the step, else 0"),
+    "step_precision": Metric(
+        "hotset_lookahead_precision_ratio", "gauge", "Prefetches inside the step that were used, of late"
+    ),
+    "step_coverage": Metric(
+        "hotset_lookahead_coverage_ratio",
+        "gauge",
+        "New pages that a prefetch inside the step brought before demand, of late",
+    ),
 }
-SESSION: tuple[Metric, ...] = (*COUNTERS.values(), REJECTED, PLAN_SECONDS, *GAUGES.values())
+
+
+class LayerMetric(NamedTuple):
+    """What each figure of `Step.by_layer` adds to, by cause."""
+
+    metric: Metric
+    causes: dict[str, LayerFigure]
+    """Name of the cause, none for a metric without, to its figure."""
+    unit: float = 1.0
+    """Of the figure, in the metric's; 0: bytes of a page."""
+
+
+LAYERS: tuple[LayerMetric, ...] = (
+    LayerMetric(
+        Metric("hotset_layer_moved_bytes_total", "counter", "Bytes loaded for a layer, by cause", ("cause", "layer")),
+        {"demand": LayerFigure.DEMAND_PAGES, "plan": LayerFigure.PLAN_PAGES, "step": LayerFigure.STEP_PAGES},
+        unit=0.0,
+    ),
+    LayerMetric(
+        Metric("hotset_layer_prefetch_used_total", "counter", "Prefetched pages that were used", ("cause", "layer")),
+        {"plan": LayerFigure.PLAN_USED, "step": LayerFigure.STEP_USED},
+    ),
+    LayerMetric(
+        Metric(
+            "hotset_layer_prefetch_wasted_total", "counter", "Prefetched pages lost without a use", ("cause", "layer")
+        ),
+        {"plan": LayerFigure.PLAN_WASTED, "step": LayerFigure.STEP_WASTED},
+    ),
+    LayerMetric(
+        Metric(
+            "hotset_layer_stall_seconds_total",
+            "counter",
+            "Time that attention waited for copies of its misses, or for prefetches on the link",
+            ("cause", "layer"),
+        ),
+        {"copy": LayerFigure.COPY_STALL_US, "link": LayerFigure.LINK_STALL_US},
+        unit=1e-6,
+    ),
+    LayerMetric(
+        Metric("hotset_layer_held_pages_total", "counter", "Prefetches that the budget held back", ("layer",)),
+        {"": LayerFigure.HELD_PAGES},
+    ),
+    LayerMetric(
+        Metric("hotset_lookahead_distance", "gauge", "Layers that the lookahead is early, in force", ("layer",)),
+        {"": LayerFigure.DISTANCE},
+    ),
+    LayerMetric(
+        Metric(
+            "hotset_lookahead_least_probability", "gauge", "Least probability of a prefetch in the step", ("layer",)
+        ),
+        {"": LayerFigure.LEAST},
+        unit=1e-4,
+    ),
+)
+SESSION: tuple[Metric, ...] = (
+    *COUNTERS.values(),
+    REJECTED,
+    PLAN_SECONDS,
+    *GAUGES.values(),
+    *(layered.metric for layered in LAYERS),
+)
 
 BUILD_INFO = Metric("hotset_build_info", "gauge", "Always 1", ("version", "python"))
 UPTIME = Metric("hotset_uptime_seconds", "gauge", "Time since the daemon started")
