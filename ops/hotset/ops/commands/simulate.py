@@ -20,6 +20,8 @@ separated by commas: every combination is run. The same command and seed give th
 Example: hotset simulate code.parquet --sequences 32 --sweep concurrency=1,2,4,8 --policy builtin,heuristic
 
 Another example: hotset simulate code.parquet docs.parquet --hbm-gib 0.5,1 --link-gbps 55,110 --plot node.png
+
+A third, which tells how far off all this is for a run that was logged: hotset simulate --real runs/daemon/SESSION
 """
 _CHAMPION = "models:/hotset-reuse@champion"
 
@@ -33,7 +35,9 @@ def simulate(
     traces: Annotated[
         list[Path] | None, typer.Argument(metavar="TRACE...", help="trace logs: files or folders of parts")
     ] = None,
-    policy: Annotated[str, typer.Option(help="builtin (no daemon), heuristic, learned; several by commas")] = "builtin",
+    policy: Annotated[
+        str | None, typer.Option(help="builtin (no daemon), heuristic, learned; several by commas [default: builtin]")
+    ] = None,
     controller: Annotated[bool, typer.Option("--controller", help="obey the daemon's advice")] = False,
     model: Annotated[
         str, typer.Option(help="for learned: models:/NAME@ALIAS, models:/NAME/3 or a model folder")
@@ -52,14 +56,20 @@ def simulate(
     slots: Annotated[str | None, typer.Option(help="hot slots; overrides --ratio")] = None,
     hbm_gib: Annotated[str | None, typer.Option(help="memory for hot slots and running requests together")] = None,
     sequence_mib: Annotated[str | None, typer.Option(help="of it, a request [default: its page bounds]")] = None,
-    link_gbps: Annotated[str, typer.Option(help="bandwidth of the host link, GB/s")] = "50",
+    link_gbps: Annotated[str | None, typer.Option(help="bandwidth of the host link, GB/s [default: 50]")] = None,
     link_latency_us: Annotated[str, typer.Option(help="latency of a batch of transfers")] = "10",
     step_us: Annotated[str, typer.Option(help="compute of a step, whatever the batch")] = "1200",
     sequence_us: Annotated[str, typer.Option(help="compute that each request of the batch adds")] = "40",
     plan_delay_us: Annotated[str, typer.Option(help="from a step's event to its plan on the wire")] = "1000",
-    builtin: Annotated[str, typer.Option(help="built-in policy: margin-ema, score-ema or lru")] = "margin-ema",
-    check: Annotated[
-        Path | None, typer.Option(help="compare with this real run, a folder of `hotset decode --out`")
+    builtin: Annotated[
+        str | None, typer.Option(help="built-in policy: margin-ema, score-ema or lru [default: margin-ema]")
+    ] = None,
+    real: Annotated[
+        Path | None,
+        typer.Option(help="compare with the real run in this log of `hotset daemon`; link and compute are its"),
+    ] = None,
+    log_dir: Annotated[
+        Path | None, typer.Option(help="keep the daemon's log of every run here, to train on or for --real")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of arrivals and copies")] = 0,
     sweep: Annotated[
@@ -79,13 +89,17 @@ def simulate(
     from hotset.protos.errors import ConfigError
 
     given = {
-        "policy": policy, "sequences": sequences, "arrivals": arrivals, "tokens": tokens,
+        "policy": policy or "builtin", "sequences": sequences, "arrivals": arrivals, "tokens": tokens,
         "shared_prefix": shared_prefix, "concurrency": concurrency, "ratio": ratio, "slots": slots, "hbm_gib": hbm_gib,
-        "sequence_mib": sequence_mib, "link_gbps": link_gbps, "link_latency_us": link_latency_us, "step_us": step_us,
-        "sequence_us": sequence_us, "plan_delay_us": plan_delay_us, "builtin": builtin,
+        "sequence_mib": sequence_mib, "link_gbps": link_gbps or "50", "link_latency_us": link_latency_us,
+        "step_us": step_us, "sequence_us": sequence_us, "plan_delay_us": plan_delay_us,
+        "builtin": builtin or "margin-ema",
     }  # fmt: skip
-    if check is not None:
-        _print_check(check, {name: given[name] for name in ("link_gbps", "link_latency_us", "builtin")}, as_json)
+    if real is not None:
+        _compare(
+            real, policy, lambda: _model_folder(["learned"], model, tracking_uri), as_json,
+            {"link_gbps": link_gbps, "plan_delay_us": plan_delay_us, "builtin": builtin},
+        )  # fmt: skip
         return
     swept = dict(parse_axis(text) for text in sweep or ())
     options = {name: parse_values(name, text) for name, text in given.items() if text is not None} | swept
@@ -93,8 +107,8 @@ def simulate(
     axes = {name: options[name] for name in [*swept, *options] if len(options[name]) > 1}
     folder = _model_folder(options["policy"], model, tracking_uri)
     if not traces:
-        raise ConfigError("nothing to simulate; give a TRACE, or --check RUN")
-    base = Job(tuple(traces), controller=controller, model=folder, load=Load(seed=seed))
+        raise ConfigError("nothing to simulate; give a TRACE, or --real LOG")
+    base = Job(tuple(traces), controller=controller, model=folder, load=Load(seed=seed), log_dir=log_dir)
     if plot is not None:
         check_target(plot, axes)
     todo = jobs_of(base, options)
@@ -109,20 +123,22 @@ def simulate(
         print_table(reports, list(axes))
 
 
-def _print_check(run: Path, given: dict[str, Any], as_json: bool) -> None:
+def _compare(
+    log: Path, policy: str | None, model: Callable[[], Path | None], as_json: bool, given: dict[str, str | None]
+) -> None:
     """Compare with a real run; `given` are options of the node as text."""
     import json
 
-    from hotset.ops.simulate.check import check
-    from hotset.ops.simulate.node import Node
+    from hotset.ops.simulate.real import compare
     from hotset.ops.simulate.sweep import parse_values
+    from hotset.ops.simulate.table import print_real
 
-    found = check(run, Node.checked(**{name: parse_values(name, text)[0] for name, text in given.items()}))
+    options = {name: parse_values(name, text)[0] for name, text in given.items() if text is not None}
+    found = compare(log, policy=policy, model=model, link_gbps=options.pop("link_gbps", None), options=options)
     if as_json:
         typer.echo(json.dumps(found))
-        return
-    for name, row in found.items():
-        typer.echo(f"{name:18} real {row['real']:14.6g}  predicted {row['predicted']:14.6g}  {row['error']:+.1%}")
+    else:
+        print_real(found)
 
 
 def _asked(job: Job, report: dict[str, Any]) -> dict[str, Any]:

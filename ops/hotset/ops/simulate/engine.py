@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
+import numpy as np
+
 from hotset.ops.simulate import messages
 from hotset.ops.simulate.node import Memory, Node
 from hotset.ops.simulate.pool import Rules, SimPool
@@ -13,7 +15,7 @@ from hotset.ops.simulate.tally import StepRecord, Tally
 from hotset.ops.simulate.wire import Wire
 from hotset.ops.simulate.workload import Request, Workload
 from hotset.protos.errors import CapacityError
-from hotset.protos.messages import Ack, Advice, Plan, StepStats
+from hotset.protos.messages import AccessFlag, Ack, Advice, Plan, StepStats
 from hotset.runtime.admission import Admission
 
 _KEPT_TICKS = 64
@@ -139,8 +141,10 @@ class Engine:
         record = StepRecord(
             start_us=start, step_us=self.now_us - start, stall_us=stall_us, running=len(batch),
             waiting=len(self._waiting), paused=len(self.tables.open) - len(batch), demand_pages=misses,
-            cold_fills=cold, prefetch_pages=prefetched, written_pages=self.tables.written_pages - before,
-            hot_slots=pool.limit, concurrency=self.admission.concurrency,
+            cold_fills=cold, prefetch_pages=prefetched,
+            prefetched_hits=int(np.count_nonzero(done.flags & AccessFlag.PREFETCHED)),
+            written_pages=self.tables.written_pages - before, hot_slots=pool.limit,
+            concurrency=self.admission.concurrency,
         )  # fmt: skip
         self.tally.step(record, done)
         self._publish(batch, done, record)

@@ -39,7 +39,10 @@ class Load:
 
 @dataclass(frozen=True)
 class Job:
-    """One simulation. `policy`: builtin runs alone, the others beside a daemon; `controller`: obey its advice."""
+    """One simulation. `policy`: builtin runs alone, the others beside a daemon; `controller`: obey its advice.
+
+    With a `log_dir` there is a daemon in any case, and it logs there.
+    """
 
     traces: tuple[Path, ...]
     policy: str = "builtin"
@@ -73,7 +76,7 @@ def simulate(job: Job, workload: Workload | None = None) -> tuple[Tally, dict[st
     """Run a job; returns its counts and its report. Raises ConfigError for what cannot run."""
     workload = workload or workload_of(job)
     start = time.perf_counter()
-    with _wire(job, workload) as wire:
+    with wire_of(job, workload) as wire:
         engine = Engine(workload, job.node, wire)
         tally = engine.run()
     memory = engine.memory
@@ -92,10 +95,11 @@ def simulate(job: Job, workload: Workload | None = None) -> tuple[Tally, dict[st
 
 
 @contextmanager
-def _wire(job: Job, workload: Workload) -> Iterator[Wire]:
+def wire_of(job: Job, workload: Workload) -> Iterator[Wire]:
+    """Who steers the job's engine: nobody, or a daemon. Raises ConfigError for an unknown policy."""
     if job.policy not in POLICIES:
         raise ConfigError(f"unknown policy {job.policy!r}; choose one of {', '.join(POLICIES)}")
-    if job.policy == "builtin" and not job.controller:
+    if job.policy == "builtin" and not job.controller and job.log_dir is None:
         yield Wire()
         return
     with _log_dir(job) as folder, _quiet():
@@ -108,7 +112,7 @@ def _wire(job: Job, workload: Workload) -> Iterator[Wire]:
 
 def _daemon(job: Job, workload: Workload, folder: Path) -> LockstepWire:
     memory = Memory(job.node, workload)
-    options: dict[str, Any] = {"link_gbps": job.node.link_gbps}
+    options: dict[str, Any] = {"link_gbps": job.node.link_gbps, "record": job.log_dir is not None}
     if job.policy == "builtin":
         options["plan_every"] = 0
     if "advice" in DaemonConfig.model_fields:

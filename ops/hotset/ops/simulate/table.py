@@ -33,6 +33,26 @@ def print_table(reports: Sequence[Mapping[str, Any]], axes: Sequence[str], conso
             console.print(f"{_where(report, names)}: {report['error']}", markup=False, soft_wrap=True)
 
 
+def print_real(found: Mapping[str, Any], console: Console | None = None) -> None:
+    """A real run beside its simulation; `found` is what real.compare returns."""
+    console = console or Console()
+    gbps = "as measured" if found["link_measured"] else "as given"
+    console.print(
+        f"policy {found['policy']} over {found['builtin']}, {found['slots']} slots; {found['steps']} steps compared, "
+        f"{found['calibrated']} others calibrate:\n"
+        f"compute {found['step_us'] / 1e3:.1f} ms + {found['sequence_us'] / 1e3:.1f} a sequence; "
+        f"a layer that misses waits {found['batch_us']:.0f} us + {found['page_us']:.2f} a page ({gbps})",
+        soft_wrap=True, highlight=False,
+    )  # fmt: skip
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("", "real", "simulated", "error"):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
+    for name, row in found["figures"].items():
+        error = "" if row["error"] is None else f"{row['error']:+.1%}"
+        table.add_row(name.replace("_", " "), f"{row['real']:.6g}", f"{row['simulated']:.6g}", error)
+    console.print(table)
+
+
 def _cells(r: Mapping[str, Any]) -> list[str]:
     if "error" in r:
         return ["no room", *[""] * (len(COLUMNS) - 1)]

@@ -25,6 +25,7 @@ class StepRecord:
     demand_pages: int
     cold_fills: int
     prefetch_pages: int
+    prefetched_hits: int
     written_pages: int
     hot_slots: int
     concurrency: int
@@ -74,7 +75,6 @@ class Tally:
     advice: list[Advised] = field(default_factory=list)
     accesses: int = 0
     hits: int = 0
-    prefetched_hits: int = 0
     wasted_pages: int = 0
     warm_pages: int = 0
     plans_applied: int = 0
@@ -88,7 +88,6 @@ class Tally:
         self.steps.append(record)
         self.accesses += int(np.count_nonzero(done.selected))
         self.hits += int(np.count_nonzero(done.flags & AccessFlag.HIT))
-        self.prefetched_hits += int(np.count_nonzero(done.flags & AccessFlag.PREFETCHED))
 
     def sequence(self, playing: Playing) -> None:
         """A request is served."""
@@ -117,7 +116,7 @@ class Tally:
     def report(self) -> dict[str, Any]:
         """What `hotset simulate --json` prints; docs/simulate.md says what each field means."""
         tokens, misses = self.total("running"), self.total("demand_pages")
-        prefetched = self.total("prefetch_pages")
+        prefetched, used = self.total("prefetch_pages"), self.total("prefetched_hits")
         step_us = self.total("step_us")
         return {
             "sequences": len(self.served),
@@ -136,8 +135,8 @@ class Tally:
             "miss_ratio": misses / max(1, self.accesses),
             "cold_fills": self.total("cold_fills"),
             "prefetched_pages": prefetched,
-            "prefetched_hits": self.prefetched_hits,
-            "prefetch_precision": self.prefetched_hits / prefetched if prefetched else None,
+            "prefetched_hits": used,
+            "prefetch_precision": used / prefetched if prefetched else None,
             "warm_pages": self.warm_pages,
             "written_pages": self.total("written_pages"),
             "moved_bytes": (misses + prefetched) * self.page_bytes,
