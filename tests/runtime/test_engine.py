@@ -276,6 +276,7 @@ def test_models_are_checked_and_the_newest_good_one_is_taken() -> None:
     bench.engine.begin_step()
     model, advice = bench.engine.take_model(), bench.engine.take_advice()
     assert model is not None
+    assert isinstance(model.forest, forest.FlatForest)
     assert (model.number, model.version, model.forest.leaf.tolist()) == (1, "v1", [1.0, 2.0])
     assert advice is not None
     bench.engine.answer(model, accepted=True)

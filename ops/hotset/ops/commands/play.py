@@ -11,7 +11,8 @@ import typer
 HELP = """Play a recorded trace as if it were decoded now, so that daemons can attach to it and steer it.
 
 For trying out a daemon, for tests and for load: the process appears in `hotset ps`, and its pool of slots
-obeys plans. TRACE is a Parquet file or a folder of parts.
+obeys plans. TRACE is a Parquet file or a folder of parts. If it recorded a lookahead, the process sends that too, takes
+models for the inside of its steps, and decides by them.
 
 Example:
 
@@ -41,7 +42,7 @@ def play(
     from dataclasses import asdict
 
     from hotset.ops.listening import listening
-    from hotset.ops.play import TracePlayer, geometry_of
+    from hotset.ops.play import InsideStep, TracePlayer, geometry_of
     from hotset.predictor.trace import open_trace
     from hotset.runtime.link import ControlLink
 
@@ -49,9 +50,12 @@ def play(
     chosen = [reader.read(i) for i in reader.sequence_ids[: sequences or None]]
     geometry = geometry_of(reader.meta, chosen, ratio)
     where = listening(listen_tcp, keys)
-    with ControlLink(model=reader.meta.model or trace.name, geometry=geometry, builtin_policy="lru", **where) as link:
+    inside, name = InsideStep(reader.meta, chosen), reader.meta.model or trace.name
+    with ControlLink(
+        model=name, geometry=geometry, builtin_policy="lru", in_step=inside.in_step, **where
+    ) as link:  # fmt: skip
         typer.echo(f"playing at {link.endpoint}", err=True)
-        player = TracePlayer(reader.meta, chosen, link, geometry, times)
+        player = TracePlayer(reader.meta, chosen, link, geometry, times, inside)
         start = time.monotonic()
         while player.step():
             if check:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from hotset.ops.play.inside import InsideStep
 from hotset.ops.play.player import Played, TracePlayer, geometry_of
 from hotset.ops.play.pool import Pool
 
-__all__ = ["Played", "Pool", "TracePlayer", "geometry_of"]
+__all__ = ["InsideStep", "Played", "Pool", "TracePlayer", "geometry_of"]

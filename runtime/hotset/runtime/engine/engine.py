@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from hotset.protos.device_model import MAGIC as DEVICE_MAGIC
+from hotset.protos.device_model import DeviceModel
 from hotset.protos.errors import ModelError
 from hotset.protos.forest import FlatForest, sha256
 from hotset.protos.messages import (
@@ -50,11 +52,11 @@ class CheckedPlan:
 
 
 class CheckedModel(NamedTuple):
-    """A forest whose bytes have the hash that was promised, and that is well formed."""
+    """A forest, or the two of a device model, whose bytes have the hash that was promised, and are well formed."""
 
     number: int
     version: str
-    forest: FlatForest
+    forest: FlatForest | DeviceModel
 
 
 class Engine:
@@ -80,10 +82,17 @@ class Engine:
     wrong never raises. Memory: 2 bytes a physical page, 8 a group, and 4 a page selected in the last 16 steps.
     """
 
-    def __init__(self, link: ControlLink, *, takes_advice: bool = False, takes_models: bool = False) -> None:
+    def __init__(
+        self,
+        link: ControlLink,
+        *,
+        takes_advice: bool = False,
+        takes_models: bool = False,
+        takes_lookahead: bool = False,
+    ) -> None:
         """Speak over `link`, which is closed with the engine.
 
-        Advice and models that the engine does not take are answered on its behalf.
+        Advice, models and steering of a lookahead that the engine does not take are answered on its behalf.
         """
         self.geometry = link.geometry
         self.tables = PageTables(link.geometry)
@@ -92,7 +101,7 @@ class Engine:
         self.plans_applied = self.entries_applied = 0
         self.entries_rejected: Counter[str] = Counter()
         self._link = link
-        self._takes_advice, self._takes_models = takes_advice, takes_models
+        self._takes_advice, self._takes_models, self._takes_lookahead = takes_advice, takes_models, takes_lookahead
         self._new_groups: list[tuple[int, int, int]] = []
 
     @classmethod
@@ -184,7 +193,7 @@ class Engine:
         if not self._takes_models:
             for model in self._link.take_models():
                 self.answer(model, accepted=False, reason="unsupported: this engine does not score")
-        if (lookahead := self._link.take_lookahead()) is not None:
+        if not self._takes_lookahead and (lookahead := self._link.take_lookahead()) is not None:
             self.answer(lookahead, accepted=False, reason="this engine does not decide inside the step")
         if not self._takes_advice and (advice := self._link.take_advice()) is not None:
             self.answer(advice, accepted=False, reason="this engine does not take advice")
@@ -263,6 +272,10 @@ class Engine:
         """The newest advice that was not taken yet; say with `answer` whether the engine follows it."""
         return self._link.take_advice() if self._takes_advice else None
 
+    def take_lookahead(self) -> Lookahead | None:
+        """The newest steering of what the engine decides inside a step; say with `answer` whether it follows."""
+        return self._link.take_lookahead() if self._takes_lookahead else None
+
     def take_model(self) -> CheckedModel | None:
         """The newest model whose bytes are what they should be; say with `answer` whether the engine uses it."""
         newest: CheckedModel | None = None
@@ -271,7 +284,7 @@ class Engine:
             try:
                 if sha256(data) != model.sha256:
                     raise ModelError("corrupt: the bytes do not have the hash that the message promises")
-                checked = CheckedModel(model.number, model.version, FlatForest.from_bytes(data))
+                checked = CheckedModel(model.number, model.version, _parsed(data))
             except ModelError as error:
                 self.answer(model, accepted=False, reason=str(error))
                 continue
@@ -310,6 +323,8 @@ class Engine:
             candidates=accesses.candidates,
             scores=accesses.scores,
             flags=accesses.flags,
+            by_layer=accesses.by_layer,
+            **{f"lookahead_{early}": ranks for early, ranks in accesses.lookahead.items()},
             new_sequence=np.array([sequence for sequence, _, _ in new], "<i8"),
             new_group=np.array([group for _, group, _ in new], "<i4"),
             new_generation=np.array([generation for _, _, generation in new], "<u4"),
@@ -330,3 +345,7 @@ class Engine:
             "entries_rejected": dict(self.entries_rejected),
         }
         return stats.model_copy(update=counts)
+
+
+def _parsed(data: bytes) -> FlatForest | DeviceModel:
+    return DeviceModel.from_bytes(data) if data.startswith(DEVICE_MAGIC) else FlatForest.from_bytes(data)

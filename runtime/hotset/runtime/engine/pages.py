@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -17,6 +17,7 @@ UInt8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
 Cause = Literal["demand", "prefetch", "prompt"]
 NO_PAGES: Int32 = np.empty(0, np.int32)
+NO_FIGURES: Int32 = np.empty((0, 0), np.int32)
 KEPT_STEPS = 16
 """Steps whose uses are remembered; a plan made from an older one is refused."""
 _HIT, _FIRST = np.uint8(AccessFlag.HIT), np.uint8(AccessFlag.PREFETCHED)
@@ -29,12 +30,15 @@ class Accesses(NamedTuple):
 
     Rows are lanes: in the order of the step's sequences, then layer, then KV head. `candidates` are logical pages
     (int32, -1 pads); `scores` are page attention masses m as 255 + 8 log2(m), clipped to 0..255 (uint8);
-    `flags` are `AccessFlag` bits (uint8).
+    `flags` are `AccessFlag` bits (uint8). An engine that looks ahead adds, by `_replace`, the ranks that it acted on by
+    distance, [rows, ranks] int32 with -1 pads, and its figures by layer, [len(LayerFigure), layers] int32.
     """
 
     candidates: Int32
     scores: UInt8
     flags: UInt8
+    lookahead: Mapping[int, Int32] = {}
+    by_layer: Int32 = NO_FIGURES
 
 
 @dataclass
