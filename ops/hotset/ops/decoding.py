@@ -213,7 +213,7 @@ def _matches_untiered(
     The prompts' K and V are those that the model made in the first run, kept outside all tiers.
     """
     console.print("decoding once more with everything in fast memory, to compare token for token")
-    slow = ("hbm_fraction", "hbm_pages", "host_pages", "disk_dir", "link_gbps", "link_latency_us")
+    slow = ("hbm_fraction", "hbm_pages", "host_pages", "disk_dir", "link_gbps", "link_latency_us", "lookahead")
     options = {k: v for k, v in job.config.items() if k not in slow}
     alone = Job(**{**job.__dict__, "listen": None, "check": False})
     limits = [len(s["tokens"]) for s in first["sequences"]]

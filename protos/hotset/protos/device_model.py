@@ -33,13 +33,18 @@ class DeviceModel(NamedTuple):
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> DeviceModel:
         """Inverse of `to_bytes`. Raises ModelError for whatever is no such model, or is for other features."""
+        return cls.parse(data).checked()
+
+    @classmethod
+    def parse(cls, data: bytes | memoryview) -> DeviceModel:
+        """Two well-formed forests, for whatever features. Raises ModelError for what is not."""
         if len(data) < HEADER.size:
             raise ModelError(f"device model: {len(data)} bytes are too few for a header")
         magic, value, use = HEADER.unpack_from(data)
         if magic != MAGIC or len(data) != HEADER.size + value + use:
             raise ModelError("device model: not the bytes of one, or cut short")
         parts = memoryview(data)[HEADER.size :]
-        return cls(FlatForest.from_bytes(parts[:value]), FlatForest.from_bytes(parts[value:])).checked()
+        return cls(FlatForest.from_bytes(parts[:value]), FlatForest.from_bytes(parts[value:]))
 
     def checked(self) -> DeviceModel:
         """Itself. Raises ModelError unless both heads are for this version's columns, and of the right kind."""

@@ -31,6 +31,8 @@ class RuntimeConfig(BaseModel):
     share_prefix: Annotated[bool, Field(description="prompts that begin alike share pages")] = True
     link_gbps: Annotated[float | None, Field(gt=0, description="slow the host link to so many 10^9 bytes/s")] = None
     link_latency_us: Annotated[float, Field(ge=0, description="of a transfer over the slowed link")] = 0.0
+    lookahead: Annotated[int, Field(ge=0, le=2, description="layers to look ahead, 0 for not at all")] = 0
+    lookahead_prefetch: Literal["learned", "bare", "off"] = "learned"
     plan_lifetime: Annotated[int, Field(ge=1, description="steps that a plan's values outlive its epoch")] = 16
 
     @classmethod

@@ -18,6 +18,7 @@ from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.generation import Generation, PromptKV, Request
 from hotset.runtime.huggingface import Forward, load_model, model_shape
 from hotset.runtime.link import ControlLink
+from hotset.runtime.lookahead import Lookahead
 from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.passes import DecodePass
 from hotset.runtime.prefill import Prefill
@@ -69,6 +70,7 @@ class Decoder:
         self.kv = PagedKV(model_shape(model, name), config, model.device)
         self.selector = SELECTORS[config.selector](self.kv)
         self.steering: Steering = Steering()
+        self.ahead = Lookahead(self.kv, self.selector, model) if config.lookahead else None
         self.epoch = 0
         self.last_pass: DecodePass | None = None
         self._forward = Forward(model, rows=_ROWS if config.running > 1 else 1)
@@ -105,6 +107,7 @@ class Decoder:
             geometry=self.kv.geometry,
             builtin_policy=self.config.policy,
             capacity=self.scheduler.capacity,
+            in_step=self.ahead.in_step if self.ahead else None,
             endpoint=endpoint,
             keys=keys,
         )
@@ -182,7 +185,11 @@ class Decoder:
         batch = self._begin_tokens()
         self.scheduler.resize()
         sequences = [g.sequence for g in batch]
-        self.last_pass = done = DecodePass(self.kv, sequences, self.selector, self._safe_point)
+        self.steering.guide(self.ahead, self.epoch)
+        self.last_pass = done = DecodePass(
+            self.kv, sequences, self.selector, self._safe_point,
+            lambda b: self.ahead.begin(sequences, b, self.epoch) if self.ahead else None,
+        )  # fmt: skip
         logits = self._forward(
             done, [[g.tokens[-1]] for g in batch], [[s.length - 1] for s in sequences], max(s.length for s in sequences)
         )
@@ -192,6 +199,8 @@ class Decoder:
         self.kv.manager.observe(*done.candidate_heat(margins=self.kv.manager.by_margin))
         self.kv.manager.end_step()
         report = self._report(start, before, len(batch))
+        if self.ahead is not None:
+            self.ahead.end_step(report.seconds)
         self.steering.end_step(self.epoch, int(self.kv.manager.state.tick))
         if self.steering.attached:
             self.steering.publish(events.step_message(self.kv, done, sequences, self.epoch, self._stats(report)))
@@ -208,6 +217,8 @@ class Decoder:
         for generation in list(self.scheduler.everybody()):
             self._finish(generation, "closed")
         self.steering.close()
+        if self.ahead is not None:
+            self.ahead.close()
         self.kv.manager.close()
 
     @torch.inference_mode()
@@ -323,6 +334,7 @@ class Decoder:
             plans_applied=manager.moved.plans_applied,
             entries_applied=manager.moved.entries_applied,
             entries_rejected=dict(manager.moved.entries_rejected),
+            device_model=self.ahead.heads.version if self.ahead else "",
         )
 
 

@@ -10,6 +10,7 @@ import torch
 
 from hotset.protos.messages import SequenceClose, SequenceOpen, Snapshot, Step, StepStats
 from hotset.runtime.groups import Sequence
+from hotset.runtime.lookahead import LookaheadPass
 from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.passes import DecodePass
 
@@ -53,7 +54,19 @@ def step_message(kv: PagedKV, done: DecodePass, sequences: list[Sequence], epoch
         new_generation=np.fromiter((v for _, _, v in new), dtype="<u4"),
         loaded=loaded,
         evicted=evicted,
+        by_layer=kv.manager.figures.message(),
+        **(_lookahead(done.ahead) if done.ahead is not None else {}),
     )
+
+
+def _lookahead(ahead: LookaheadPass) -> dict[str, npt.NDArray[np.int32]]:
+    """The ranks of each distance, and -1 for layers that look ahead at another one."""
+    distance = torch.tensor(ahead.distance)[:, None, None, None]
+    found = {}
+    for early in sorted(set(ahead.distance) - {0}):
+        ranks = torch.where(distance == early, ahead.ranks.cpu(), -1)
+        found[f"lookahead_{early}"] = ranks.transpose(0, 1).reshape(-1, ranks.shape[-1]).numpy()
+    return found
 
 
 def snapshot(kv: PagedKV, epoch: int) -> Snapshot:

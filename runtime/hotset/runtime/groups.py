@@ -21,6 +21,8 @@ class Sequence:
     prompt_tokens: int
     length: int = 0
     step: int = 0
+    clock: int = 0
+    """steps that an older sequence had counted, whose pages this one began with"""
     groups: list[int] = field(default_factory=list)
     parent: int | None = None
     parked: torch.Tensor | None = None

@@ -29,6 +29,10 @@ class HostLink:
         self._turn = threading.Condition()
         self.busy_seconds = 0.0
 
+    def seconds(self, size: int, *, latency: bool = False) -> float:
+        """How long `size` bytes take, alone on the link; with or without its latency."""
+        return size * self._seconds_a_byte + self._latency * latency
+
     @property
     def demanded(self) -> bool:
         """Whether demand is on the link or waits for it."""

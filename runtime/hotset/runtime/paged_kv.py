@@ -132,6 +132,7 @@ class PagedKV:
         self.groups.share(donor.groups[:pages])
         sequence.groups = donor.groups[:pages]
         sequence.length = pages * self.page_size
+        sequence.clock = donor.clock + donor.step
 
     def pause(self, sequence: Sequence) -> None:
         """Give up the slots of the tail; its rows wait on the host. The other pages stay, and grow cold."""

@@ -17,6 +17,7 @@ from hotset.kernels.select import mass_to_score, select
 from hotset.protos.heat import FLOOR
 from hotset.protos.messages import AccessFlag
 from hotset.runtime.groups import Sequence
+from hotset.runtime.lookahead import LookaheadPass
 from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.selectors import Batch, Selector
 
@@ -87,7 +88,12 @@ class DecodePass:
     """
 
     def __init__(
-        self, kv: PagedKV, sequences: list[Sequence], selector: Selector, safe_point: Callable[[], None]
+        self,
+        kv: PagedKV,
+        sequences: list[Sequence],
+        selector: Selector,
+        safe_point: Callable[[], None],
+        ahead: Callable[[Batch], LookaheadPass | None] = lambda batch: None,
     ) -> None:
         self.kv, self.selector, self.safe_point = kv, selector, safe_point
         shape, n = kv.shape, 2 * kv.config.selected
@@ -101,6 +107,7 @@ class DecodePass:
         self.candidates = torch.full(recorded, -1, dtype=torch.int32)
         self.scores = torch.zeros(recorded, dtype=torch.uint8)
         self.flags = torch.zeros(recorded, dtype=torch.uint8)
+        self.ahead = ahead(self.batch)
 
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """See Pass.append. The token goes to its place in the pinned tail."""
@@ -129,6 +136,8 @@ class DecodePass:
         pages = self._physical(chosen, layer)
         resolved = self.kv.manager.resolve(pages.flatten())
         self._record(layer, ids, mass, resolved.hit.view_as(chosen), resolved.prefetched.view_as(chosen))
+        if self.ahead is not None:
+            self.ahead.settle(layer, ids, self.scores[:, layer].contiguous(), self.flags[:, layer].contiguous())
         last = (self.batch.pages - 1)[:, None, None]
         valid = torch.where(chosen == last, (self.offset + 1)[:, None, None], self.kv.page_size).to(torch.int32)
         out = attend(query, self.kv.manager.rows, resolved.slots.view_as(chosen), valid, scale=scale)

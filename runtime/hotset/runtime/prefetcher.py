@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import torch
@@ -10,16 +10,19 @@ import torch
 from hotset.runtime.backing import BackingStore
 from hotset.runtime.host_link import HostLink
 
-_PIECE = 32
+PIECE = 32
 """Pages that cross a slow link together: they become visible together, and demand waits for no more than these."""
+STEP_PIECE = 8
+"""The same of prefetches for a layer that begins soon."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Flight:
     pages: torch.Tensor
     slots: torch.Tensor
     generations: torch.Tensor
     copy: Future[None]
+    layer: int | None
 
 
 class Prefetcher:
@@ -31,13 +34,18 @@ class Prefetcher:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hotset-prefetch")
         self._flights: list[_Flight] = []
 
-    def start(self, pages: torch.Tensor, slots: torch.Tensor, generations: torch.Tensor) -> None:
-        """Copy `pages` into `slots` (both [n] int64); `generations` [n] int64 are checked again at commit."""
-        piece = max(1, pages.numel()) if self._link is None else _PIECE
+    def start(
+        self, pages: torch.Tensor, slots: torch.Tensor, generations: torch.Tensor, *, layer: int | None = None
+    ) -> None:
+        """Copy `pages` into `slots` (both [n] int64); `generations` [n] int64 are checked again at commit.
+
+        What `layer` of this step is waiting for passes in small pieces, which `give_up` can take back.
+        """
+        piece = max(1, pages.numel()) if self._link is None else PIECE if layer is None else STEP_PIECE
         for start in range(0, pages.numel(), piece):
             part = slice(start, start + piece)
             copy = self._thread.submit(self._copy, pages[part], slots[part])
-            self._flights.append(_Flight(pages[part], slots[part], generations[part], copy))
+            self._flights.append(_Flight(pages[part], slots[part], generations[part], copy, layer))
 
     def arrived(self, *, wait: bool) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """(pages, slots, generations) of finished flights. Raises what the copy raised."""
@@ -47,6 +55,20 @@ class Prefetcher:
             flight.copy.result()
             done.append((flight.pages, flight.slots, flight.generations))
         return done
+
+    def give_up(self, layer: int) -> torch.Tensor:
+        """Take back what has not begun to move for `layer`; its slots, [n] int64."""
+        gone = [flight for flight in self._flights if flight.layer == layer and flight.copy.cancel()]
+        self._flights = [flight for flight in self._flights if flight not in gone]
+        return torch.cat([torch.empty(0, dtype=torch.int64), *(flight.slots for flight in gone)])
+
+    def wait_for(self, pages: torch.Tensor) -> bool:
+        """Wait for the flight that is on its way if it brings any of `pages` ([n]); whether it does."""
+        for flight in self._flights:
+            if flight.copy.running() and bool(torch.isin(flight.pages, pages).any()):
+                wait([flight.copy])
+                return True
+        return False
 
     def close(self) -> None:
         """Give up what has not begun and wait for the thread to end."""

@@ -28,7 +28,9 @@ from hotset.kernels.resolve import PoolTooSmallError, Resolved, resolve
 from hotset.kernels.state import FREE, LIVE, PINNED, ResidencyState
 from hotset.protos.errors import CapacityError
 from hotset.protos.heat import CEILING, DECAY, EPSILON
+from hotset.protos.messages import LayerFigure
 from hotset.runtime.backing import BackingStore
+from hotset.runtime.figures import Cause, LayerFigures
 from hotset.runtime.host_link import HostLink
 from hotset.runtime.prefetcher import Prefetcher
 
@@ -87,11 +89,13 @@ class ResidencyManager:
         self.page_bytes = self.rows[0].numel() * dtype.itemsize
         self.moved = Movement()
         self._set_watermarks(slots)
-        self._link = link
+        self.link = link
+        self.figures = LayerFigures(self.state, kv_heads)
         self._prefetcher = Prefetcher(backing, self.rows, link)
         self._loaded: list[torch.Tensor] = []
         self._evicted: list[torch.Tensor] = []
         self._stall = 0.0
+        self._layer = -1
 
     def pages_of(self, groups: torch.Tensor) -> torch.Tensor:
         """Physical pages of all lanes of `groups` ([g] int64), [g, lanes] int64."""
@@ -153,7 +157,7 @@ class ResidencyManager:
         """Pin the tail of a sequence that goes on, with the content that park_tail gave. Raises as open_tail does."""
         self.open_tail(group)
         pages = self.pages_of(torch.tensor([group])).flatten()
-        with self._link.carrying(rows.nbytes, demand=True) if self._link else nullcontext():
+        with self.link.carrying(rows.nbytes, demand=True) if self.link else nullcontext():
             self.rows[self.slots_of(pages)] = rows.to(self.rows.device)
         self.moved.tail_pages += pages.numel()
 
@@ -218,16 +222,20 @@ class ResidencyManager:
     def begin_step(self) -> None:
         """A safe point: prefetches that have arrived become visible; a new step's uses start to count."""
         self.state.step_tick.copy_(self.state.tick + 1)
+        self._layer = -1
+        self.figures.begin_step()
         self.commit_prefetches()
 
     def resolve(self, pages: torch.Tensor) -> Resolved:
         """Give the selected `pages` ([N] int32 physical, -1 pads) slots and data; swap in what missed."""
         self.state.tick += 1
+        self._layer += 1
+        self._await_flight(pages)
         done = self._resolve(pages)
         missed = done.miss_pages.long()
         start = time.perf_counter()
         self._load(missed, done.miss_slots.long())
-        self._stall += time.perf_counter() - start
+        self._waited(LayerFigure.COPY_STALL_US, time.perf_counter() - start)
         if missed.numel():
             self._loaded.append(missed)
         moved = self.moved
@@ -235,13 +243,32 @@ class ResidencyManager:
         moved.hits += int(done.hit.sum())
         moved.prefetched_hits += int(done.prefetched.sum())
         moved.demand_pages += missed.numel()
+        self.figures.add(LayerFigure.DEMAND_PAGES, self._layer, missed.numel())
+        self.figures.used(self._layer, done.slots[done.prefetched].long())
         return done
 
+    def _await_flight(self, pages: torch.Tensor) -> None:
+        """What is queued for this layer comes too late; what is on the link is not loaded a second time."""
+        slots = self._prefetcher.give_up(self._layer)
+        if slots.numel():
+            self.state.page_of[slots] = -1
+            self.state.state[slots] = FREE
+            self.moved.prefetch_pages -= slots.numel()
+            self.figures.dropped(Cause.STEP, self._layer, slots.numel())
+        start = time.perf_counter()
+        if self._prefetcher.wait_for(pages):
+            self._waited(LayerFigure.LINK_STALL_US, time.perf_counter() - start)
+            self.commit_prefetches()
+
+    def _waited(self, why: LayerFigure, seconds: float) -> None:
+        self._stall += seconds
+        self.figures.add(why, self._layer, int(seconds * 1e6))
+
     def _load(self, pages: torch.Tensor, slots: torch.Tensor) -> None:
-        if self._link is None:
+        if self.link is None:
             self.backing.fetch(pages, self.rows, slots)
             return
-        with self._link.carrying(pages.numel() * self.page_bytes, demand=True):
+        with self.link.carrying(pages.numel() * self.page_bytes, demand=True):
             self.backing.fetch(pages, self.rows, slots)
 
     def _resolve(self, pages: torch.Tensor) -> Resolved:
@@ -266,6 +293,7 @@ class ResidencyManager:
     def end_step(self) -> None:
         """Off the critical path: refill the reserve from the worst values."""
         reclaim(self.state, low=self.low, high=self.high, policy=self.policy)
+        self.figures.end_step()
 
     # Plans and prefetch.
 
@@ -290,6 +318,7 @@ class ResidencyManager:
         begun, slots, counts = begin_prefetch(self.state, pages[stored], generations[stored], keep=self.low)
         groups = begun.long() // self.lanes
         self._prefetcher.start(begun.long(), slots.long(), self.state.generation[groups].long())
+        self.figures.begun(Cause.PLAN, begun.long(), slots.long())
         self.moved.prefetch_pages += begun.numel()
         rejected = self._count_rejected(PREFETCH_REASONS, counts.tolist())
         unknown = int((~stored).sum())
@@ -297,6 +326,26 @@ class ResidencyManager:
             rejected["not_stored"] += unknown
             self.moved.entries_rejected["not_stored"] += unknown
         return rejected
+
+    def prefetch_ahead(self, pages: torch.Tensor, layer: int, wanted: torch.Tensor) -> None:
+        """Start copying `pages` ([n] int32, surest first, -1 pads) for `layer`, which begins soon in this step.
+
+        Takes as many victims as there are; of the `wanted` ([1]) the others count as held.
+        """
+        pages = pages[pages >= 0]
+        pages = pages[self.backing.has(pages.long())]
+        if pages.numel() > reserve_level(self.state) - self.low:
+            level = pages.numel() + self.low
+            reclaim(self.state, low=level, high=max(level, self.high), policy=self.policy)
+        self._keep_evicted()
+        generations = self.state.generation[pages.long() // self.lanes].long()
+        begun, slots, _ = begin_prefetch(self.state, pages, generations, keep=self.low)
+        self._prefetcher.start(
+            begun.long(), slots.long(), self.state.generation[begun.long() // self.lanes].long(), layer=layer
+        )
+        self.figures.begun(Cause.STEP, begun.long(), slots.long())
+        self.figures.add(LayerFigure.HELD_PAGES, layer, int(wanted) - begun.numel())
+        self.moved.prefetch_pages += begun.numel()
 
     def commit_prefetches(self, *, wait: bool = False) -> None:
         """At a safe point: make prefetches visible whose copies have arrived (`wait`: all of them)."""

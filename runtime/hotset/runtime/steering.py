@@ -9,6 +9,7 @@ import torch
 from hotset.protos.messages import Ack, Advice, Plan
 from hotset.runtime.link import ControlLink
 from hotset.runtime.link.control import Published
+from hotset.runtime.lookahead import Lookahead
 from hotset.runtime.residency import ResidencyManager
 
 _KEPT_TICKS = 64
@@ -27,6 +28,9 @@ class Steering:
 
     def apply(self, manager: ResidencyManager, epoch: int) -> None:
         """Apply what has arrived. Called at safe points only: layer and step boundaries."""
+
+    def guide(self, ahead: Lookahead | None, epoch: int) -> None:
+        """Hand models and steering to what decides inside the step `epoch`. Called between steps only."""
 
     def end_step(self, epoch: int, tick: int) -> None:
         """Remember at which tick a step ended, to tell which uses a plan had seen."""
@@ -66,18 +70,26 @@ class LinkSteering(Steering):
         """See Steering."""
         if (plan := self.link.take_plan()) is not None:
             self._apply_plan(manager, plan, epoch)
-        for model in self.link.take_models():
-            self.link.publish(
-                Ack(of="model", number=model.number, accepted=False, reason="unsupported: this runtime takes no models")
-            )
-        if (lookahead := self.link.take_lookahead()) is not None:
-            self.link.publish(
-                Ack(of="lookahead", number=lookahead.number, accepted=False, reason="nothing here looks ahead")
-            )
         if (advice := self.link.take_advice()) is not None:
             reason = self._on_advice(advice)[:4096] if self._on_advice is not None else "nobody here follows advice"
             followed = self._on_advice is not None
             self.link.publish(Ack(of="advice", number=advice.number, accepted=followed, reason=reason))
+
+    def guide(self, ahead: Lookahead | None, epoch: int) -> None:
+        """See Steering."""
+        models = self.link.take_models()
+        for number, model in enumerate(models):
+            if number < len(models) - 1:
+                reason = f"superseded: by {models[-1].number}"
+            else:
+                reason = ahead.take_model(model) if ahead else "unsupported: this runtime does not look ahead"
+            self._answer("model", model.number, reason)
+        if (steer := self.link.take_lookahead()) is not None:
+            reason = ahead.follow(steer, epoch) if ahead else "this runtime does not look ahead"
+            self._answer("lookahead", steer.number, reason)
+
+    def _answer(self, of: str, number: int, refused: str) -> None:
+        self.link.publish(Ack(of=of, number=number, accepted=not refused, reason=refused[:4096]))
 
     def end_step(self, epoch: int, tick: int) -> None:
         """See Steering."""

@@ -10,7 +10,7 @@ from hotset.kernels.decide import reference
 from hotset.kernels.dispatch import require, require_tensor, use_kernel
 from hotset.kernels.state import ResidencyState
 
-__all__ = ["Decision", "decide", "join_candidates", "least_probability", "write_values"]
+__all__ = ["Decision", "decide", "join_candidates", "least_probability", "rescue", "write_values"]
 
 
 class Decision(NamedTuple):
@@ -77,6 +77,17 @@ def decide(
     best, order = torch.sort(key, descending=True, stable=True)
     prefetch = torch.where(best[:limit] >= 0, pages[order[:limit]], -1)
     return Decision(prefetch, (key >= 0).sum(0, keepdim=True, dtype=torch.int32), values)
+
+
+def rescue(state: ResidencyState, pages: torch.Tensor, values: torch.Tensor) -> None:
+    """Take the slots of `pages` ([m] int32 physical, -1 pads) out of the reserve whose `values` ([m]) are finite.
+
+    As a hit does, before it comes: a page that is expected at this step is no victim of this step's prefetches. Nothing
+    waits for the host.
+    """
+    require_tensor("pages", pages, (None,), torch.int32, like=state.slot_of)
+    require_tensor("values", values, tuple(pages.shape), torch.float32, like=pages)
+    reference.rescue(state, pages, values)
 
 
 def write_values(state: ResidencyState, pages: torch.Tensor, values: torch.Tensor, *, steps: int) -> None:

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from hotset.kernels.state import FILLING, ResidencyState
+from hotset.kernels.state import FILLING, LIVE, RESERVED, ResidencyState
 from hotset.protos.lookahead import PROTECTED, SAFE_PROBABILITY, VALUE_UNUSED, VALUE_USED
 
 
@@ -33,6 +33,15 @@ def weigh(
     key = torch.where(inside & ~here & (probability > least), probability, -1.0)
     value = VALUE_UNUSED - (VALUE_UNUSED - VALUE_USED) * probability
     return key, torch.where(inside & here & (probability >= PROTECTED), value, math.nan)
+
+
+def rescue(state: ResidencyState, pages: torch.Tensor, values: torch.Tensor) -> None:
+    """See the public function."""
+    inside = (pages >= 0) & (pages < state.slot_of.numel()) & torch.isfinite(values)
+    slot = state.slot_of[torch.where(inside, pages, 0).long()].long()
+    # Every slot is written, most of them with what they are, so that no mask needs the host.
+    wanted = torch.zeros_like(state.prefetched).index_put_((slot.clamp(min=0),), inside & (slot >= 0), accumulate=True)
+    state.state.copy_(torch.where(wanted & (state.state == RESERVED), LIVE, state.state))
 
 
 def write_values(state: ResidencyState, pages: torch.Tensor, values: torch.Tensor, steps: int) -> None:

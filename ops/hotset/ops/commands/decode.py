@@ -56,6 +56,10 @@ def decode(
     selected: Annotated[int, typer.Option(help="pages attended to per lane and step")] = 32,
     selector: Annotated[str, typer.Option(help="bounds (Quest) or mass (oracle)")] = "bounds",
     policy: Annotated[str, typer.Option(help="built-in policy: margin-ema, score-ema or lru")] = "margin-ema",
+    lookahead: Annotated[str, typer.Option(help="layers to look ahead: off, 1 or 2")] = "off",
+    lookahead_prefetch: Annotated[
+        str, typer.Option(help="by a pushed model (learned), the bare first k, or off: ranks are only logged")
+    ] = "learned",
     untiered: Annotated[bool, typer.Option("--untiered", help="keep everything in fast memory")] = False,
     check: Annotated[bool, typer.Option("--check", help="decode again untiered and compare all tokens")] = False,
     listen: Annotated[bool, typer.Option("--listen/--no-listen", help="let a daemon attach")] = True,
@@ -94,6 +98,8 @@ def decode(
             "prefill_chunk": prefill_chunk,
             "link_gbps": link_gbps,
             "link_latency_us": link_latency_us,
+            "lookahead": _distance(lookahead),
+            "lookahead_prefetch": lookahead_prefetch,
         },
         sampling=Sampling(temperature, top_p, top_k, seed),
         ignore_eos=ignore_eos,
@@ -123,6 +129,14 @@ def decode(
         )
     if "tokens_identical_to_untiered" in result:
         typer.echo(f"tokens identical to untiered: {result['tokens_identical_to_untiered']}")
+
+
+def _distance(told: str) -> int:
+    from hotset.protos.errors import ConfigError
+
+    if told not in ("off", "1", "2"):
+        raise ConfigError(f"--lookahead must be off, 1 or 2, not {told}")
+    return 0 if told == "off" else int(told)
 
 
 def _prompts(texts: list[str], files: list[Path]) -> list[str]:

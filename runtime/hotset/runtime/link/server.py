@@ -197,7 +197,7 @@ class LinkServer:
             return
         peer.model_number = model.number
         if (older := self._mailbox.put_model(model)) is not None:
-            self._refuse_model(peer, older, f"superseded by {model.number}")
+            self._refuse_model(peer, older, f"superseded: by {model.number}")
 
     def _refuse_model(self, peer: Peer, model: Model, reason: str) -> None:
         self._send(peer, Ack(of="model", number=model.number, accepted=False, reason=reason))

@@ -1,0 +1,162 @@
+"""Inside a step, between two layers: rank a later layer's pages, decide what to prefetch, learn what was used.
+
+as layer l begins: for each layer t looked at from here (t = l + its distance)
+    ranks = top WIDTH of the scores of t's pages under t's query, estimated from what enters l
+    p     = use head(features as of the step before, ranks); without a model nothing; `bare`: 1 for the first k
+    prefetch, surest first: no slot and p above the least probability; protect: resident and p >= PROTECTED
+as layer l has selected: observe it; next-use head(features) -> values of its candidates' slots
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hotset.kernels.decide import decide, rescue, write_values
+from hotset.kernels.forest import forest
+from hotset.kernels.select import physical_pages
+from hotset.protos.device_features import DEVICE_FEATURES_HASH, PAGE_FEATURES_HASH
+from hotset.protos.messages import InStep, LayerFigure, Model
+from hotset.protos.messages import Lookahead as Steer
+from hotset.runtime.groups import Sequence
+from hotset.runtime.lookahead.book import FeatureBook
+from hotset.runtime.lookahead.estimate import QueryEstimate
+from hotset.runtime.lookahead.model import DeviceHeads
+from hotset.runtime.lookahead.price import LinkPrice
+from hotset.runtime.lookahead.ranks import rank_pages
+from hotset.runtime.lookahead.settings import LayerSettings
+from hotset.runtime.paged_kv import PagedKV
+from hotset.runtime.selectors import Batch, Selector
+
+_ONE_STEP = 1
+
+
+class Lookahead:
+    """Looks ahead for one Decoder. Which tokens come out does not depend on it."""
+
+    def __init__(self, kv: PagedKV, selector: Selector, model: Any) -> None:
+        """Raises ConfigError for a model that cannot be looked ahead in."""
+        config, device = kv.config, kv.manager.rows.device
+        self.kv, self.selector = kv, selector
+        self.width = 2 * config.selected
+        self.estimate = QueryEstimate(model, self._enter)
+        self.settings = LayerSettings(kv.shape.layers, config.lookahead, device)
+        self.price = LinkPrice(kv.manager.link, kv.manager.page_bytes, device)
+        self.heads = DeviceHeads(device)
+        self.book = FeatureBook(kv, self.width) if config.lookahead_prefetch == "learned" else None
+
+    @property
+    def in_step(self) -> InStep:
+        """What a daemon is told."""
+        learned = self.book is not None
+        return InStep(
+            distances=[1, 2],
+            ranks=self.width,
+            models=learned,
+            value_features=PAGE_FEATURES_HASH if learned else "",
+            use_features=DEVICE_FEATURES_HASH if learned else "",
+        )
+
+    def begin(self, sequences: list[Sequence], batch: Batch, epoch: int) -> LookaheadPass:
+        """For one decode step."""
+        self.settings.begin_step(epoch)
+        return LookaheadPass(self, sequences, batch)
+
+    def end_step(self, seconds: float) -> None:
+        """The step took `seconds`."""
+        self.price.end_step(seconds)
+
+    def take_model(self, model: Model) -> str:
+        """Between steps: decide by `model` from now on; why not, or nothing."""
+        return self.heads.take(model) if self.book else "unsupported: this runtime was told not to use models"
+
+    def follow(self, steer: Steer, epoch: int) -> str:
+        """Between steps: be steered; why not, or nothing."""
+        return self.settings.follow(steer, epoch)
+
+    def close(self) -> None:
+        """Leave the model as it was."""
+        self.estimate.close()
+
+    def _enter(self, done: Any, layer: int, hidden: torch.Tensor, rotary: Any) -> None:
+        ahead = getattr(done, "ahead", None)
+        if isinstance(ahead, LookaheadPass) and ahead.owner is self:
+            ahead.look(layer, hidden, rotary)
+
+
+class LookaheadPass:
+    """One step of a Lookahead; `ranks` [layers, B, Hkv, width] int32 is what the step acted upon, -1 for none."""
+
+    def __init__(self, owner: Lookahead, sequences: list[Sequence], batch: Batch) -> None:
+        self.owner, self.batch = owner, batch
+        shape, config = owner.kv.shape, owner.kv.config
+        recorded = (shape.layers, len(sequences), shape.kv_heads, owner.width)
+        self.ranks = torch.full(recorded, -1, dtype=torch.int32, device=batch.groups.device)
+        self.distance = list(owner.settings.distance)
+        for target, early in enumerate(self.distance):
+            owner.kv.manager.figures.put(LayerFigure.DISTANCE, target, early if target >= early else 0)
+        self.features = owner.book.page(sequences, batch) if owner.book else None
+        self._bare = config.lookahead_prefetch == "bare"
+        self._limit = len(sequences) * shape.kv_heads * config.selected
+        # The token of this step is in none of the later layers yet; where it opens a page, the page's bounds are stale.
+        opened = ((batch.lengths - 1) % config.page_size == 0).to(torch.int32)
+        self._known = Batch(batch.groups, batch.pages - opened, batch.lengths - 1)
+
+    def look(self, layer: int, hidden: torch.Tensor, rotary: Any) -> None:
+        """Layer `layer` begins with `hidden` [rows, 1, hidden]: decide for the layers that are looked at from here."""
+        for target in self.owner.settings.targets(layer):
+            self.rank(target, *self.owner.estimate.query(target, hidden, rotary))
+            self._decide(target)
+
+    def rank(self, target: int, query: torch.Tensor, scale: float) -> None:
+        """Rank the pages of layer `target` by `query` [rows, Hq, D], of which the batch's rows count."""
+        mass = self.owner.selector.mass(self._known, query[: self.ranks.shape[1]], target, scale)
+        recent = self.owner.kv.config.recent
+        self.ranks[target] = rank_pages(mass, self.batch.pages, recent=recent, width=self.owner.width)
+
+    def settle(self, layer: int, ids: torch.Tensor, scores: torch.Tensor, flags: torch.Tensor) -> None:
+        """Layer `layer` has selected: ids, scores, flags [B, Hkv, n]."""
+        if self.features is None:
+            return
+        self.features.observe(layer, ids, scores, flags)
+        if (head := self.owner.heads.value) is not None:
+            values = forest(head, self.features.columns(layer, ids).flatten(1).T)
+            kv = self.owner.kv
+            write_values(kv.manager.state, self._physical(ids, layer), values, steps=kv.config.plan_lifetime)
+
+    def _decide(self, target: int) -> None:
+        probability = self._probability(target)
+        if probability is None:
+            return
+        settings, manager = self.owner.settings, self.owner.kv.manager
+        pages = self._physical(self.ranks[target], target)
+        budget = settings.least[target : target + 1]
+        least = torch.zeros_like(budget) if self._bare else self.owner.price.least(budget)
+        made = decide(manager.state, pages, probability, least, limit=self._limit)
+        write_values(manager.state, pages, made.values, steps=_ONE_STEP)
+        rescue(manager.state, pages, made.values)
+        place = torch.arange(self._limit, device=pages.device)
+        chosen = torch.where(place < settings.pages[target], made.prefetch, -1)
+        manager.prefetch_ahead(chosen, target, made.wanted)
+        manager.figures.put(LayerFigure.LEAST, target, (least[0] * 1e4).clamp(max=1e5).long())
+
+    def _probability(self, target: int) -> torch.Tensor | None:
+        """Of use at this step of all that is ranked for `target`, [m] float32; None if nobody decides."""
+        ranks = self.ranks[target]
+        if self._bare:
+            first = torch.arange(ranks.shape[2], device=ranks.device) < self.owner.kv.config.selected
+            return first.float().expand(ranks.shape).flatten()
+        if self.features is None:
+            return None
+        columns = self.features.ranked(target, ranks)
+        if (head := self.owner.heads.use) is None:
+            return None
+        sure = forest(head, columns.flatten(1).T).view(ranks.shape)
+        return torch.where(self.features.first[:, None, None], 0.0, sure).flatten()
+
+    def _physical(self, ids: torch.Tensor, layer: int) -> torch.Tensor:
+        kv = self.owner.kv
+        return physical_pages(
+            ids.contiguous(), self.batch.groups, layer=layer, kv_heads=kv.shape.kv_heads, lanes=kv.lanes
+        ).flatten()

@@ -1,0 +1,38 @@
+"""What a prefetch costs and saves on this process's link, and how full it is."""
+
+from __future__ import annotations
+
+import torch
+
+from hotset.kernels.decide import least_probability
+from hotset.runtime.host_link import HostLink
+
+DELAYS = 0.25
+"""share of a prefetch's time on an idle link that a miss waits for, as misses may come while it is there"""
+_KEPT = 0.8
+
+
+class LinkPrice:
+    """Least probabilities of use at which to prefetch. An unslowed link costs nothing that we could see."""
+
+    def __init__(self, link: HostLink | None, page_bytes: int, device: torch.device | str = "cpu") -> None:
+        self._link = link
+        self._link_us = link.seconds(page_bytes) * 1e6 if link else 0.0
+        self._saved_us = link.seconds(page_bytes, latency=True) * 1e6 if link else 1.0
+        self._busy = 0.0
+        self.utilisation = torch.zeros(1, device=device)
+        """[1] share of the last steps' time that the link was taken"""
+
+    def least(self, budget: torch.Tensor) -> torch.Tensor:
+        """[1] for the daemon's `budget` [1], NaN for none."""
+        return least_probability(
+            budget, self.utilisation, link_us=DELAYS * self._link_us, saved_us=self._saved_us
+        )
+
+    def end_step(self, seconds: float) -> None:
+        """A step took `seconds`."""
+        if self._link is None or seconds <= 0:
+            return
+        busy = self._link.busy_seconds
+        share, self._busy = min(1.0, (busy - self._busy) / seconds), busy
+        self.utilisation.mul_(_KEPT).add_((1 - _KEPT) * share)
