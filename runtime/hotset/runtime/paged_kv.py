@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from hotset.kernels.page_bounds import page_bounds
@@ -44,6 +46,8 @@ class PagedKV:
         self.manager = make_manager(shape, config, self.device, progress)
         self.bounds = torch.zeros(config.groups * self.lanes, 2, shape.head_dim, dtype=shape.dtype, device=place)
         self.new_groups: list[tuple[int, int, int]] = []
+        self.on_freed: Callable[[list[int]], None] = lambda groups: None
+        """told of groups that nobody holds any more"""
         self._next_id = 0
 
     @property
@@ -209,5 +213,7 @@ class PagedKV:
         self.bounds[new] = self.bounds[old]
 
     def _drop(self, sequence: Sequence, groups: list[int]) -> None:
-        self.manager.free(self.groups.release(groups))
+        freed = self.groups.release(groups)
+        self.manager.free(freed)
+        self.on_freed(freed)
         self.new_groups = [n for n in self.new_groups if n[0] != sequence.id or n[1] in sequence.groups]

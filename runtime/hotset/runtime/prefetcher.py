@@ -63,9 +63,12 @@ class Prefetcher:
         return torch.cat([torch.empty(0, dtype=torch.int64), *(flight.slots for flight in gone)])
 
     def wait_for(self, pages: torch.Tensor) -> bool:
-        """Wait for the flight that is on its way if it brings any of `pages` ([n]); whether it does."""
+        """Wait for a piece on its way to a layer of this step if it brings any of `pages` ([n]); whether it does.
+
+        A miss would pass the link behind it, and bring the page a second time.
+        """
         for flight in self._flights:
-            if flight.copy.running() and bool(torch.isin(flight.pages, pages).any()):
+            if flight.layer is not None and flight.copy.running() and bool(torch.isin(flight.pages, pages).any()):
                 wait([flight.copy])
                 return True
         return False

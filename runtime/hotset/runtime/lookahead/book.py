@@ -24,11 +24,12 @@ class FeatureBook:
             groups=len(kv.groups.references), lanes=kv.lanes, sequences=kv.config.max_sequences, ranks=ranks,
             selected=kv.config.selected, device=kv.manager.rows.device,
         )  # fmt: skip
+        kv.on_freed = self.forget_groups
         self._rows: dict[int, int] = {}
         self._free = list(range(kv.config.max_sequences - 1, -1, -1))
 
-    def page(self, sequences: list[Sequence], batch: Batch) -> FeaturePage:
-        """What the coming step of `sequences` reads and writes."""
+    def page(self, sequences: list[Sequence], batch: Batch, known: torch.Tensor) -> FeaturePage:
+        """What the coming step of `sequences` reads and writes; they had `known` pages ([B] int32) before it."""
         self._keep_open()
         device = batch.groups.device
         rows = [self._row(s.id) for s in sequences]
@@ -36,6 +37,7 @@ class FeatureBook:
         return FeaturePage(
             self,
             batch,
+            known,
             torch.tensor(rows, dtype=torch.int32, device=device),
             torch.tensor(steps, dtype=torch.int32, device=device),
             torch.tensor([s.step == 0 for s in sequences], device=device),
@@ -63,16 +65,23 @@ class FeaturePage:
     """One step's view of the book."""
 
     def __init__(
-        self, book: FeatureBook, batch: Batch, rows: torch.Tensor, steps: torch.Tensor, first: torch.Tensor
+        self,
+        book: FeatureBook,
+        batch: Batch,
+        known: torch.Tensor,
+        rows: torch.Tensor,
+        steps: torch.Tensor,
+        first: torch.Tensor,
     ) -> None:
         self._state, self._heads, self._batch = book.state, book.kv.shape.kv_heads, batch
+        self._known = known
         self._rows, self._now, self._before = rows, steps, steps - 1
         self.first = first
         """[B] bool, sequences of which no step has been observed yet"""
 
     def ranked(self, layer: int, ranks: torch.Tensor) -> torch.Tensor:
         """DEVICE_FEATURES of `ranks` [B, H, R] for the step that runs: [F, B, H, R]."""
-        columns = lookahead_columns(self._state, self._place(layer, self._before), ranks, self._batch.pages)
+        columns = lookahead_columns(self._state, self._place(layer, self._before), ranks, self._known)
         # The trainer has no ranks of a step before which nothing was observed; neither have we.
         lanes = slice(layer * self._heads, (layer + 1) * self._heads)
         at = self._state.ranked_at[self._rows.long(), lanes]

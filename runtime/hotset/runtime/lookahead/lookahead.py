@@ -96,12 +96,12 @@ class LookaheadPass:
         self.distance = list(owner.settings.distance)
         for target, early in enumerate(self.distance):
             owner.kv.manager.figures.put(LayerFigure.DISTANCE, target, early if target >= early else 0)
-        self.features = owner.book.page(sequences, batch) if owner.book else None
         self._bare = config.lookahead_prefetch == "bare"
         self._limit = len(sequences) * shape.kv_heads * config.selected
         # The token of this step is in none of the later layers yet; where it opens a page, the page's bounds are stale.
         opened = ((batch.lengths - 1) % config.page_size == 0).to(torch.int32)
         self._known = Batch(batch.groups, batch.pages - opened, batch.lengths - 1)
+        self.features = owner.book.page(sequences, batch, self._known.pages) if owner.book else None
 
     def look(self, layer: int, hidden: torch.Tensor, rotary: Any) -> None:
         """Layer `layer` begins with `hidden` [rows, 1, hidden]: decide for the layers that are looked at from here."""

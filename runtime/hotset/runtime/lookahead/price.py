@@ -25,9 +25,7 @@ class LinkPrice:
 
     def least(self, budget: torch.Tensor) -> torch.Tensor:
         """[1] for the daemon's `budget` [1], NaN for none."""
-        return least_probability(
-            budget, self.utilisation, link_us=DELAYS * self._link_us, saved_us=self._saved_us
-        )
+        return least_probability(budget, self.utilisation, link_us=DELAYS * self._link_us, saved_us=self._saved_us)
 
     def end_step(self, seconds: float) -> None:
         """A step took `seconds`."""

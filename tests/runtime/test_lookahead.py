@@ -1,0 +1,343 @@
+"""Lookahead inside real decodes: queries and ranks are right, tokens never change, features are the trainer's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import lightgbm
+import numpy as np
+import pytest
+import torch
+
+from hotset.kernels.state import FILLING
+from hotset.predictor.device import DeviceHeads, DeviceState
+from hotset.predictor.device.lookahead import DeviceLookahead
+from hotset.protos.device_features import DEVICE_FEATURES
+from hotset.protos.device_model import DeviceModel
+from hotset.protos.forest import sha256
+from hotset.protos.lookahead import SAFE_PROBABILITY
+from hotset.protos.messages import AccessFlag, LayerFigure, Model, Step
+from hotset.protos.messages import Lookahead as Steer
+from hotset.runtime import events
+from hotset.runtime.config import RuntimeConfig
+from hotset.runtime.decoder import Decoder, Generation, StepReport
+from hotset.runtime.host_link import HostLink
+from hotset.runtime.lookahead.book import FeaturePage
+from hotset.runtime.lookahead.price import LinkPrice
+from hotset.runtime.lookahead.ranks import rank_pages
+from hotset.runtime.passes import DecodePass
+
+SLOTS, K, LANES = 130, 6, 6
+PROMPT = torch.randint(0, 97, (150,), generator=torch.Generator().manual_seed(3)).tolist()
+
+
+def decoder_of(model: Any, **options: Any) -> Decoder:
+    sizes = {"page_size": 4, "selected": K, "recent": 2, "max_tokens": 700, "max_sequences": 2, "hbm_pages": SLOTS}
+    return Decoder(model, None, RuntimeConfig.checked(**(sizes | options)))
+
+
+def two(decoder: Decoder, tokens: int = 24) -> list[Generation]:
+    return [decoder.open(PROMPT, max_new_tokens=tokens), decoder.open(PROMPT[::-1][:91], max_new_tokens=tokens)]
+
+
+def run(decoder: Decoder, tokens: int = 24) -> list[list[int]]:
+    opened = two(decoder, tokens)
+    for _ in decoder.run():
+        decoder.kv.check_integrity()
+    return [generation.tokens for generation in opened]
+
+
+@pytest.fixture
+def made() -> Iterator[Callable[..., Decoder]]:
+    """Decoders that are closed in the end: they leave hooks on the shared model until then."""
+    opened: list[Decoder] = []
+
+    def make(model: Any, **options: Any) -> Decoder:
+        opened.append(decoder_of(model, **options))
+        return opened[-1]
+
+    yield make
+    for decoder in opened:
+        decoder.close()
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "Mistral"])
+def test_the_estimate_of_a_layers_own_input_is_its_query(
+    family: str, make_model: Callable[..., Any], made: Callable[..., Decoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = made(make_model(family), lookahead=1, lookahead_prefetch="off")
+    assert decoder.ahead is not None
+    estimate, wanted, attend = decoder.ahead.estimate, {}, DecodePass.attend
+
+    def enter(done: Any, layer: int, hidden: torch.Tensor, rotary: Any) -> None:
+        if isinstance(done, DecodePass):
+            wanted[layer] = estimate.query(layer, hidden, rotary)
+
+    def check(self: DecodePass, layer: int, query: torch.Tensor, scale: float) -> torch.Tensor:
+        torch.testing.assert_close(wanted[layer][0], query[:, :, 0])
+        assert wanted.pop(layer)[1] == scale
+        return attend(self, layer, query, scale)
+
+    monkeypatch.setattr(DecodePass, "attend", check)
+    monkeypatch.setattr(decoder.ahead, "_enter", enter)
+    decoder.ahead.estimate.close()
+    decoder.ahead.estimate = estimate = type(estimate)(decoder.model, enter)
+    two(decoder)
+    decoder.step()
+    assert not wanted
+
+
+def test_ranks_begin_with_what_every_selection_holds() -> None:
+    mass = torch.tensor([[[0.1, 0.5, 0.2, 0.5, 0.0, 0.3, 9.0]], [[0.3, 0.2, 0.1, 0.0, 0.0, 0.0, 0.0]]])
+    ranks = rank_pages(mass, torch.tensor([6, 3], dtype=torch.int32), recent=1, width=5)
+    assert ranks[0, 0].tolist() == [0, 5, 1, 3, 2]
+    assert ranks[1, 0].tolist() == [0, 2, 1, -1, -1]
+
+
+WAYS: list[dict[str, Any]] = [
+    {"lookahead": 1, "lookahead_prefetch": "off"},
+    {"lookahead": 1},
+    {"lookahead": 2, "lookahead_prefetch": "bare"},
+    {"lookahead": 1, "lookahead_prefetch": "bare", "link_gbps": 0.02},
+]
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen3"])
+def test_tokens_never_depend_on_it(family: str, make_model: Callable[..., Any], made: Callable[..., Decoder]) -> None:
+    model = make_model(family)
+    plain = made(model)
+    expected, misses = run(plain), plain.kv.manager.moved.demand_pages
+    for options in WAYS:
+        decoder = made(model, **options)
+        assert run(decoder) == expected, options
+        if options.get("lookahead_prefetch") == "bare":
+            assert decoder.kv.manager.moved.prefetched_hits > 0
+            # What enters the layers of the other random model tells little of later queries.
+            assert family != "Llama" or decoder.kv.manager.moved.demand_pages < misses
+        decoder.close()
+
+
+def test_a_closed_decoder_leaves_no_hook_behind(model: Any) -> None:
+    decoder_of(model, lookahead=1).close()
+    assert not any(layer._forward_pre_hooks for layer in model.model.layers)
+
+
+REPORT = StepReport(0, 0, 0, 0, 0, 0, 0.0, 0.0)
+
+
+def logged(decoder: Decoder, steps: int) -> list[Step]:
+    """What the wire says of `steps` steps of two sequences, which go on."""
+    two(decoder, steps + 2)
+    told = []
+    for _ in range(steps):
+        decoder.step()
+        done = decoder.last_pass
+        assert done is not None
+        sequences = [decoder.kv.sequences[number] for number in done.sequences]
+        told.append(events.step_message(decoder.kv, done, sequences, decoder.epoch, decoder._stats(REPORT)))
+    return told
+
+
+def parts(step: Step, row: int) -> tuple[Any, Any, Any, Any]:
+    lanes = slice(row * LANES, (row + 1) * LANES)
+    selected = (step.flags[lanes] & AccessFlag.SELECTED) != 0
+    return step.candidates[lanes], step.scores[lanes], selected, np.array(step.lookahead[1][lanes])
+
+
+class Trainer:
+    """What the predictor computes from the log of one sequence: rows of ranked pages, and the state."""
+
+    def __init__(self, pages: int) -> None:
+        sizes = {"layers": 3, "kv_heads": 2, "pages": pages}
+        self.state = DeviceState(page_size=4, **sizes)
+        self._ahead = DeviceLookahead(selected=K, **sizes)
+        self.values: list[Any] = []
+        self._last: dict[tuple[int, int], list[int]] = {}
+
+    def step(self, t: int, step: Step, row: int) -> tuple[Any, Any, Any, Any]:
+        """Lanes [m], places [m] in the ranks, rows [m, F] and whether each was used."""
+        candidates, scores, selected, ranks = parts(step, row)
+        found: tuple[Any, ...] = (np.zeros(0, int),) * 2 + (np.zeros((0, len(DEVICE_FEATURES))), np.zeros(0, bool))
+        if t:
+            lanes, pages, rows = self._ahead.rank(self.state, ranks)
+            chosen = [set(candidates[lane][selected[lane]].tolist()) for lane in range(LANES)]
+            used = np.array([page in chosen[lane] for lane, page in zip(lanes, pages, strict=True)])
+            found = (*np.nonzero(ranks >= 0), rows, used)
+            self._ahead.settle(candidates, selected)
+        self.state.observe(int(step.lengths[row]), candidates, scores, selected)
+        return found  # type: ignore[return-value]
+
+
+def test_features_inside_a_decode_are_the_trainers_on_its_log(
+    model: Any, made: Callable[..., Decoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    ranked = FeaturePage.ranked
+
+    def remember(self: FeaturePage, layer: int, ranks: torch.Tensor) -> torch.Tensor:
+        seen.append(ranked(self, layer, ranks))
+        return seen[-1]
+
+    monkeypatch.setattr(FeaturePage, "ranked", remember)
+    decoder = made(model, lookahead=1)
+    steps = logged(decoder, 20)
+    assert decoder.ahead is not None
+    assert decoder.ahead.book is not None
+    pages = int(max(step.candidates.max() for step in steps)) + 1
+    words = decoder.ahead.book.state.words.view(-1, LANES, 4)
+    for row in range(2):
+        trainer = Trainer(pages)
+        for t, step in enumerate(steps):
+            lanes, places, rows, _ = trainer.step(t, step, row)
+            # Layers 1 and 2 are ranked in a step, as 0 and 1 begin.
+            mine = torch.cat([columns[:, row] for columns in seen[2 * t : 2 * t + 2]], 1).permute(1, 2, 0)
+            np.testing.assert_allclose(mine[lanes - 2, places].numpy(), rows, rtol=1e-5, atol=1e-5)
+        groups = decoder.kv.sequences[row].groups
+        np.testing.assert_array_equal(words[groups].transpose(0, 1).numpy(), trainer.state.words[:, : len(groups)])
+
+
+def learn(steps: list[Step]) -> DeviceModel:
+    """Both heads, by LightGBM, from the log of two sequences."""
+    use: list[Any] = []
+    value: list[Any] = []
+    pages = int(max(step.candidates.max() for step in steps)) + 1
+    for row in range(2):
+        trainer = Trainer(pages)
+        for t, step in enumerate(steps):
+            _, _, rows, used = trainer.step(t, step, row)
+            use.append((rows, used))
+            candidates, _, _, _ = parts(step, row)
+            lane, place = np.nonzero(candidates >= 0)
+            named = candidates[lane, place]
+            value.append((trainer.state.rows(lane.astype(np.int32), named), next_use(steps[t + 1 :], row, lane, named)))
+    options = {"num_leaves": 15, "min_data_in_leaf": 20, "verbose": -1, "deterministic": True, "num_threads": 1}
+    texts = []
+    for rows_and_labels, objective in ((value, "regression"), (use, "binary")):
+        rows, labels = (np.concatenate(part) for part in zip(*rows_and_labels, strict=True))
+        booster = lightgbm.train({**options, "objective": objective}, lightgbm.Dataset(rows, labels), 12)
+        texts.append(booster.model_to_string())
+    return DeviceHeads(*texts).model
+
+
+def next_use(later: list[Step], row: int, lanes: Any, pages: Any) -> Any:
+    """log2 of steps to the next selection, of those that are beyond the log as of its end."""
+    found = np.full(len(lanes), np.log2(len(later) + 2))
+    for steps, step in reversed(list(enumerate(later, 1))):
+        candidates, _, selected, _ = parts(step, row)
+        used = np.zeros((LANES, int(pages.max()) + 2), bool)
+        lane, place = np.nonzero(selected & (candidates <= pages.max()))
+        used[lane, candidates[lane, place]] = True
+        found[used[lanes, pages]] = np.log2(steps)
+    return found
+
+
+def message(data: bytes, number: int = 1, **more: Any) -> Model:
+    fields = {"version": f"v{number}", "sha256": sha256(data)} | more
+    return Model(number=number, forest=np.frombuffer(data, "|u1"), **fields)
+
+
+@pytest.fixture(scope="module")
+def trained(model: Any) -> Iterator[DeviceModel]:
+    decoder = decoder_of(model, lookahead=1)
+    yield learn(logged(decoder, 60))
+    decoder.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"link_gbps": 0.02}, {"lookahead": 2}])
+def test_a_model_of_its_own_log_saves_misses_and_changes_no_token(
+    options: dict[str, Any], trained: DeviceModel, model: Any, made: Callable[..., Decoder]
+) -> None:
+    plain, learned = made(model, lookahead=1), made(model, **({"lookahead": 1} | options))
+    assert learned.ahead is not None
+    assert learned.ahead.take_model(message(trained.to_bytes())) == ""
+    assert run(learned, 60) == run(plain, 60)
+    with_model, without = learned.kv.manager.moved, plain.kv.manager.moved
+    assert without.prefetch_pages == 0
+    assert with_model.prefetched_hits > 0
+    assert with_model.demand_pages < 0.9 * without.demand_pages
+
+
+def test_what_is_wrong_with_a_model_is_said_and_the_old_one_stays(
+    trained: DeviceModel, model: Any, made: Callable[..., Decoder]
+) -> None:
+    decoder = made(model, lookahead=1)
+    assert decoder.ahead is not None
+    heads, data = decoder.ahead.heads, trained.to_bytes()
+    foreign = DeviceModel(trained.value, replace(trained.use, features_hash="0" * 64)).to_bytes()
+    assert heads.take(message(data, 1, trained=1000)) == ""
+    wrong = {
+        "corrupt: the bytes do not have": message(data, 2, sha256="0" * 64),
+        "corrupt: device model": message(data[:-8], 3),
+        "foreign: ": message(foreign, 4),
+        "stale: ": message(data, 5, trained=999),
+    }
+    for reason, pushed in wrong.items():
+        assert heads.take(pushed).startswith(reason)
+        assert heads.version == "v1"
+    assert heads.take(message(data, 6, trained=999, rollback=True)) == ""
+    assert heads.version == "v6"
+    off = made(model, lookahead=1, lookahead_prefetch="bare")
+    assert off.ahead is not None
+    assert off.ahead.take_model(message(data)).startswith("unsupported")
+
+
+def steer(**values: list[float]) -> Steer:
+    told = {"distance": [-1.0] * 3, "least": [np.nan] * 3, "pages": [-1.0] * 3} | values
+    dtypes = {"distance": "|i1", "least": "<f4", "pages": "<i4"}
+    return Steer(number=1, steps=2, **{name: np.array(told[name], dtype) for name, dtype in dtypes.items()})
+
+
+def test_steering_holds_for_its_steps(model: Any, made: Callable[..., Decoder]) -> None:
+    decoder = made(model, lookahead=1, lookahead_prefetch="bare")
+    ahead, figures = decoder.ahead, decoder.kv.manager.figures
+    assert ahead is not None
+    two(decoder)
+    for _ in range(4):
+        decoder.step()
+    assert ahead.follow(steer(distance=[-1, 0, 2], pages=[-1, -1, 1]), decoder.epoch) == ""
+    begun = []
+    for _ in range(4):
+        decoder.step()
+        begun.append(figures.now[LayerFigure.STEP_PAGES].tolist())
+        decoder.kv.check_integrity()
+        if len(begun) <= 2:
+            assert figures.now[LayerFigure.DISTANCE].tolist() == [0, 0, 2]
+            assert begun[-1][1] == 0
+            assert begun[-1][2] <= 1
+    assert figures.now[LayerFigure.DISTANCE].tolist() == [0, 1, 1]
+    assert "steers 2 layers" in ahead.follow(
+        Steer(number=2, distance=np.zeros(2, "|i1"), least=np.zeros(2, "<f4"), pages=np.zeros(2, "<i4")), 0
+    )
+
+
+def test_a_full_link_raises_the_threshold_until_nothing_pays() -> None:
+    link = HostLink(0.01)
+    price = LinkPrice(link, 4096)
+    silent = torch.full((1,), float("nan"))
+    assert float(price.least(silent)) == SAFE_PROBABILITY
+    found = []
+    for busy in (0.2, 0.9, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0):
+        link.busy_seconds += busy * 0.1
+        price.end_step(0.1)
+        found.append(float(price.least(silent)))
+    assert found == sorted(found)
+    assert found[0] == SAFE_PROBABILITY
+    assert found[-1] > 1.0
+    assert float(price.least(torch.tensor([0.9]))) > 1.0
+
+
+def test_every_prefetch_is_used_or_wasted_or_still_there(model: Any, made: Callable[..., Decoder]) -> None:
+    decoder = made(model, lookahead=1, lookahead_prefetch="bare", link_gbps=0.01)
+    two(decoder)
+    manager, total = decoder.kv.manager, torch.zeros(len(LayerFigure), 3, dtype=torch.int64)
+    for _ in range(20):
+        decoder.step()
+        total += manager.figures.now
+    begun, used, wasted = (int(total[row].sum()) for row in (2, 4, 6))
+    there = int(manager.state.prefetched.sum() + (manager.state.state == FILLING).sum())
+    assert begun == manager.moved.prefetch_pages > 0
+    assert begun == used + wasted + there
+    assert int(total[LayerFigure.DEMAND_PAGES].sum()) == manager.moved.demand_pages
+    assert total[LayerFigure.COPY_STALL_US].sum() > 0
