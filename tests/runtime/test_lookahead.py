@@ -167,7 +167,7 @@ class Trainer:
             found = (*np.nonzero(ranks >= 0), rows, used)
             self._ahead.settle(candidates, selected)
         self.state.observe(int(step.lengths[row]), candidates, scores, selected)
-        return found  # type: ignore[return-value]
+        return found
 
 
 def test_features_inside_a_decode_are_the_trainers_on_its_log(

@@ -1,7 +1,9 @@
-"""What a step moved and waited for, layer by layer: the rows of `Step.by_layer`."""
+"""What was moved: since the session began, and in a step layer by layer (the rows of `Step.by_layer`)."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -10,6 +12,28 @@ import torch
 
 from hotset.kernels.state import FILLING, ResidencyState
 from hotset.protos.messages import LayerFigure
+
+
+@dataclass
+class Movement:
+    """Cumulative counts since the session began; a page is one page of one lane.
+
+    What starting and resuming sequences moves (`warm_pages`, `tail_pages`) is counted apart from the steps' movement.
+    """
+
+    accesses: int = 0
+    hits: int = 0
+    prefetched_hits: int = 0
+    demand_pages: int = 0
+    prefetch_pages: int = 0
+    prefetch_wasted: int = 0
+    warm_pages: int = 0
+    tail_pages: int = 0
+    shared_pages: int = 0
+    written_pages: int = 0
+    plans_applied: int = 0
+    entries_applied: int = 0
+    entries_rejected: Counter[str] = field(default_factory=Counter)
 
 
 class Cause(IntEnum):
@@ -27,14 +51,15 @@ _WASTED = (LayerFigure.PLAN_WASTED, LayerFigure.STEP_WASTED)
 class LayerFigures:
     """Counts of the step that runs, `now` [figures, layers] int64, beside the state that they tell of.
 
-    A prefetch is begun, then used or wasted. What was wasted is what is neither used nor still there unused.
+    A prefetch is begun, then used or wasted. What was wasted is what is neither used nor still there unused. No
+    method but `message` waits for the device.
     """
 
     def __init__(self, state: ResidencyState, kv_heads: int) -> None:
         self._state, self._heads = state, kv_heads
         self._layers = state.lanes // kv_heads
         self.now = torch.zeros(len(LayerFigure), self._layers, dtype=torch.int64, device=state.page_of.device)
-        self._cause = torch.zeros_like(state.page_of)
+        self._cause = torch.zeros(state.slots + 1, dtype=torch.int32, device=self.now.device)  # the last is for pads
         self._open = torch.zeros(len(Cause), self._layers, dtype=torch.int64, device=self.now.device)
 
     def begin_step(self) -> None:
@@ -50,18 +75,22 @@ class LayerFigures:
         self.now[figure, layer] = value
 
     def begun(self, cause: Cause, pages: torch.Tensor, slots: torch.Tensor) -> None:
-        """Prefetches of `pages` into `slots` ([n] int64 both) have begun."""
-        self._cause[slots] = int(cause)
-        counts = torch.bincount(self._layer(pages), minlength=self._layers)
+        """Prefetches of `pages` into `slots` ([n] both, -1 pads) have begun."""
+        there = (pages >= 0).long()
+        self._cause[torch.where(pages >= 0, slots, self._state.slots).long()] = int(cause)
+        counts = torch.zeros_like(self._open[cause]).index_add_(0, self._layer(pages), there)
         self.now[_BEGUN[cause]] += counts
         self._open[cause] += counts
 
     def used(self, layer: int, slots: torch.Tensor) -> None:
-        """Pages in `slots` ([n] int64) of `layer` were selected for the first time since a prefetch."""
-        counts = torch.bincount(self._cause[torch.unique(slots)], minlength=len(Cause))
+        """Pages in `slots` ([n], -1 pads, repeats allowed) were selected for the first time since a prefetch."""
+        mine = torch.zeros_like(self._cause)
+        mine[torch.where(slots >= 0, slots, self._state.slots).long()] = 1
+        mine[-1] = 0
         for cause in Cause:
-            self.now[_USED[cause], layer] += counts[cause]
-            self._open[cause, layer] -= counts[cause]
+            count = (mine * (self._cause == cause)).sum()
+            self.now[_USED[cause], layer] += count
+            self._open[cause, layer] -= count
 
     def dropped(self, cause: Cause, layer: int, count: int) -> None:
         """Prefetches that were given up before they began to move count as not begun."""
@@ -70,12 +99,12 @@ class LayerFigures:
 
     def end_step(self) -> None:
         """Find what was wasted."""
-        there = torch.nonzero(self._state.prefetched | (self._state.state == FILLING)).flatten()
-        layers, causes = self._layer(self._state.page_of[there].long()), self._cause[there].long()
-        left = torch.bincount(causes * self._layers + layers, minlength=self._open.numel()).view_as(self._open)
+        there = self._state.prefetched | (self._state.state == FILLING)
+        place = self._cause[:-1].long() * self._layers + self._layer(self._state.page_of)
+        left = torch.zeros_like(self._open).view(-1).index_add_(0, place, there.long()).view_as(self._open)
         for cause in Cause:
             self.now[_WASTED[cause]] += self._open[cause] - left[cause]
-        self._open = left
+        self._open.copy_(left)
 
     def message(self) -> npt.NDArray[np.int32]:
         """[figures, layers], a copy."""
@@ -83,4 +112,4 @@ class LayerFigures:
         return found
 
     def _layer(self, pages: torch.Tensor) -> torch.Tensor:
-        return pages % self._state.lanes // self._heads
+        return pages.long().clamp(min=0) % self._state.lanes // self._heads

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -30,33 +29,12 @@ from hotset.protos.errors import CapacityError
 from hotset.protos.heat import CEILING, DECAY, EPSILON
 from hotset.protos.messages import LayerFigure
 from hotset.runtime.backing import BackingStore
-from hotset.runtime.figures import Cause, LayerFigures
+from hotset.runtime.figures import Cause, LayerFigures, Movement
 from hotset.runtime.host_link import HostLink
 from hotset.runtime.prefetcher import Prefetcher
+from hotset.runtime.step_prefetch import StepPrefetch
 
 Int32 = npt.NDArray[np.int32]
-
-
-@dataclass
-class Movement:
-    """Cumulative counts since the session began; a page is one page of one lane.
-
-    What starting and resuming sequences moves (`warm_pages`, `tail_pages`) is counted apart from the steps' movement.
-    """
-
-    accesses: int = 0
-    hits: int = 0
-    prefetched_hits: int = 0
-    demand_pages: int = 0
-    prefetch_pages: int = 0
-    prefetch_wasted: int = 0
-    warm_pages: int = 0
-    tail_pages: int = 0
-    shared_pages: int = 0
-    written_pages: int = 0
-    plans_applied: int = 0
-    entries_applied: int = 0
-    entries_rejected: Counter[str] = field(default_factory=Counter)
 
 
 class ResidencyManager:
@@ -92,6 +70,7 @@ class ResidencyManager:
         self.link = link
         self.figures = LayerFigures(self.state, kv_heads)
         self._prefetcher = Prefetcher(backing, self.rows, link)
+        self._ahead = StepPrefetch(self, self._prefetcher)
         self._loaded: list[torch.Tensor] = []
         self._evicted: list[torch.Tensor] = []
         self._stall = 0.0
@@ -200,7 +179,7 @@ class ResidencyManager:
         before = self.hot_slots()
         if before > wanted:
             hold_slots(self.state, before - wanted, self.policy)
-            self._keep_evicted()
+            self.keep_evicted()
         elif before < wanted:
             give_back_slots(self.state, wanted - before)
         if before != wanted:
@@ -211,7 +190,7 @@ class ResidencyManager:
         if short:
             self.commit_prefetches(wait=True)
             hold_slots(self.state, short, self.policy)
-        self._keep_evicted()
+        self.keep_evicted()
 
     def _set_watermarks(self, slots: int) -> None:
         self.low = max(1, slots // 32)
@@ -230,7 +209,7 @@ class ResidencyManager:
         """Give the selected `pages` ([N] int32 physical, -1 pads) slots and data; swap in what missed."""
         self.state.tick += 1
         self._layer += 1
-        self._await_flight(pages)
+        self._waited(LayerFigure.LINK_STALL_US, self._ahead.settle(self._layer, pages))
         done = self._resolve(pages)
         missed = done.miss_pages.long()
         start = time.perf_counter()
@@ -244,21 +223,8 @@ class ResidencyManager:
         moved.prefetched_hits += int(done.prefetched.sum())
         moved.demand_pages += missed.numel()
         self.figures.add(LayerFigure.DEMAND_PAGES, self._layer, missed.numel())
-        self.figures.used(self._layer, done.slots[done.prefetched].long())
+        self.figures.used(self._layer, torch.where(done.prefetched, done.slots, -1))
         return done
-
-    def _await_flight(self, pages: torch.Tensor) -> None:
-        """What is queued for this layer comes too late; what is on the link is not loaded a second time."""
-        slots = self._prefetcher.give_up(self._layer)
-        if slots.numel():
-            self.state.page_of[slots] = -1
-            self.state.state[slots] = FREE
-            self.moved.prefetch_pages -= slots.numel()
-            self.figures.dropped(Cause.STEP, self._layer, slots.numel())
-        start = time.perf_counter()
-        if self._prefetcher.wait_for(pages):
-            self._waited(LayerFigure.LINK_STALL_US, time.perf_counter() - start)
-            self.commit_prefetches()
 
     def _waited(self, why: LayerFigure, seconds: float) -> None:
         self._stall += seconds
@@ -273,7 +239,7 @@ class ResidencyManager:
 
     def _resolve(self, pages: torch.Tensor) -> Resolved:
         if int(self.state.evicted_count) + pages.numel() > self.state.slots:
-            self._keep_evicted()
+            self.keep_evicted()
         try:
             return resolve(self.state, pages, self.policy)
         except PoolTooSmallError:
@@ -314,7 +280,7 @@ class ResidencyManager:
         stored = pages < 0
         inside = (pages >= 0) & (pages < self.state.slot_of.numel())
         stored[inside] = self.backing.has(pages[inside].long())
-        self._keep_evicted()
+        self.keep_evicted()
         begun, slots, counts = begin_prefetch(self.state, pages[stored], generations[stored], keep=self.low)
         groups = begun.long() // self.lanes
         self._prefetcher.start(begun.long(), slots.long(), self.state.generation[groups].long())
@@ -328,24 +294,8 @@ class ResidencyManager:
         return rejected
 
     def prefetch_ahead(self, pages: torch.Tensor, layer: int, wanted: torch.Tensor) -> None:
-        """Start copying `pages` ([n] int32, surest first, -1 pads) for `layer`, which begins soon in this step.
-
-        Takes as many victims as there are; of the `wanted` ([1]) the others count as held.
-        """
-        pages = pages[pages >= 0]
-        pages = pages[self.backing.has(pages.long())]
-        if pages.numel() > reserve_level(self.state) - self.low:
-            level = pages.numel() + self.low
-            reclaim(self.state, low=level, high=max(level, self.high), policy=self.policy)
-        self._keep_evicted()
-        generations = self.state.generation[pages.long() // self.lanes].long()
-        begun, slots, _ = begin_prefetch(self.state, pages, generations, keep=self.low)
-        self._prefetcher.start(
-            begun.long(), slots.long(), self.state.generation[begun.long() // self.lanes].long(), layer=layer
-        )
-        self.figures.begun(Cause.STEP, begun.long(), slots.long())
-        self.figures.add(LayerFigure.HELD_PAGES, layer, int(wanted) - begun.numel())
-        self.moved.prefetch_pages += begun.numel()
+        """Start copying for a `layer` that begins soon in this step; see StepPrefetch.start."""
+        self._ahead.start(pages, layer, wanted)
 
     def commit_prefetches(self, *, wait: bool = False) -> None:
         """At a safe point: make prefetches visible whose copies have arrived (`wait`: all of them)."""
@@ -386,7 +336,7 @@ class ResidencyManager:
 
     def drain_changes(self) -> tuple[Int32, Int32]:
         """Pages that gained and that lost their slot since the last call, both [n]; each page stands in one."""
-        self._keep_evicted()
+        self.keep_evicted()
         touched = np.unique(np.concatenate([pages.cpu().numpy() for pages in (*self._loaded, *self._evicted)]))
         self._loaded.clear()
         self._evicted.clear()
@@ -394,7 +344,7 @@ class ResidencyManager:
         touched = touched.astype(np.int32)
         return touched[resident], touched[~resident]
 
-    def _keep_evicted(self) -> None:
+    def keep_evicted(self) -> None:
         """Empty the device's log of evictions, which has room for as many as there are slots."""
         gone = self.state.evicted[: min(int(self.state.evicted_count), self.state.slots)].cpu().numpy()
         self._evicted.append(torch.from_numpy(gone[gone >= 0].astype(np.int64)))

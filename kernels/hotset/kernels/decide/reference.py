@@ -40,8 +40,9 @@ def rescue(state: ResidencyState, pages: torch.Tensor, values: torch.Tensor) -> 
     inside = (pages >= 0) & (pages < state.slot_of.numel()) & torch.isfinite(values)
     slot = state.slot_of[torch.where(inside, pages, 0).long()].long()
     # Every slot is written, most of them with what they are, so that no mask needs the host.
-    wanted = torch.zeros_like(state.prefetched).index_put_((slot.clamp(min=0),), inside & (slot >= 0), accumulate=True)
-    state.state.copy_(torch.where(wanted & (state.state == RESERVED), LIVE, state.state))
+    wanted = torch.zeros_like(state.page_of)
+    wanted.scatter_reduce_(0, slot.clamp(min=0), (inside & (slot >= 0)).to(wanted.dtype), "amax")
+    state.state.copy_(torch.where((wanted > 0) & (state.state == RESERVED), LIVE, state.state))
 
 
 def write_values(state: ResidencyState, pages: torch.Tensor, values: torch.Tensor, steps: int) -> None:

@@ -356,7 +356,7 @@ class DeviceResidency(ResidencyManager):
         named = touched.to(torch.int32)
         return named[resident].numpy(), named[~resident].numpy()
 
-    def _keep_evicted(self) -> None:
+    def keep_evicted(self) -> None:
         """Nothing to do: the log stays on the device."""
 
     def check_mirrors(self) -> None:
