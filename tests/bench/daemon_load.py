@@ -122,10 +122,39 @@ class Node:
         )  # fmt: skip
 
 
+class Plans:
+    """What comes of plans at the safe points of a decode process, whose reserve takes `most` prefetches."""
+
+    def __init__(self, most: int) -> None:
+        self.counts = False
+        self.published = 0.0
+        self.waits: list[float] = []
+        """Seconds from publishing a step to the first plan after it."""
+        self.ages: list[int] = []
+        """Steps since the one that it was made from, of each plan that holds."""
+        self.entries: list[int] = [0]
+        self.too_late = self.most_prefetches = 0
+        self._most = most
+
+    def take(self, link: ControlLink, epoch: int) -> bool:
+        """At a safe point before or in step `epoch`; whether there was a plan."""
+        plan = link.take_plan()
+        if plan is None:
+            return False
+        assert len(plan.prefetch) <= self._most, "more prefetches than the reserve takes"
+        if self.counts:
+            self.waits.append(time.perf_counter() - self.published)
+            self.too_late += plan.deadline < epoch
+            self.ages += [epoch - 1 - plan.epoch] if plan.deadline >= epoch else []
+            self.entries.append(len(plan.pages) + len(plan.prefetch))
+            self.most_prefetches = max(self.most_prefetches, len(plan.prefetch))
+        return True
+
+
 def serve(folder: Path, sequences: int, period: float, seconds: float, warm: float) -> dict[str, Any]:
     """Publish for `warm` and then `seconds`; figures are of the latter."""
-    node, epoch, waits, prefetches = Node(sequences, int(period * 1e6)), 0, [], 0
-    late, too_late = 0.0, 0
+    node, epoch, late = Node(sequences, int(period * 1e6)), 0, 0.0
+    plans = Plans(len(node.page_of) // 32)
     with ControlLink(model="load", geometry=node.shape, builtin_policy="ema", folder=folder) as link:
         for opening in node.openings():
             link.publish(opening)
@@ -143,16 +172,12 @@ def serve(folder: Path, sequences: int, period: float, seconds: float, warm: flo
             pause = due - time.perf_counter()
             late = min(late, pause)
             time.sleep(max(0.0, pause))
-            link.take_plan()
-            published, due = time.perf_counter(), max(due + period, time.perf_counter())
+            plans.take(link, epoch)
+            plans.published, due = time.perf_counter(), max(due + period, time.perf_counter())
+            plans.counts = bool(first)
             link.publish(message)
-            while (plan := link.take_plan()) is None and time.perf_counter() < due - period / 3:
+            while not plans.take(link, epoch + 1) and time.perf_counter() < due - period / 3:
                 time.sleep(1e-4)
-            if plan is not None and first:
-                waits.append(time.perf_counter() - published)
-                prefetches = max(prefetches, len(plan.prefetch))
-                assert len(plan.prefetch) <= len(node.page_of) // 32, "more prefetches than the reserve takes"
-                too_late += plan.deadline < epoch
         spent = time.process_time() - used
         time.sleep(0.5)
         dropped = link.counters.steps_dropped + link.counters.outbox_steps_dropped
@@ -160,10 +185,12 @@ def serve(folder: Path, sequences: int, period: float, seconds: float, warm: flo
     took = time.perf_counter() - 0.5 - begin - warm
     return {
         "steps": steps, "steps_total": epoch, "steps_dropped": dropped,
-        "plans": len(waits), "plans_too_late": too_late,
+        "plans": len(plans.ages), "plans_too_late": plans.too_late,
+        "entries_a_plan": round(statistics.median(plans.entries)),
+        "plan_age_steps": {"p50": statistics.median(plans.ages), "most": max(plans.ages)} if plans.ages else {},
         "accesses_per_s": round(steps * sequences * LANES * SELECTED / took),
         "candidates_per_s": round(steps * sequences * LANES * CANDIDATES / took),
-        "plan_ms": quantiles(waits), "most_prefetches": prefetches, "latest_ms": round(-late * 1e3, 1),
+        "plan_ms": quantiles(plans.waits), "most_prefetches": plans.most_prefetches, "latest_ms": round(-late * 1e3, 1),
         "process_share": round(spent / took, 2),
     }  # fmt: skip
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hotset.daemon.ahead import Ahead
-from hotset.daemon.budget import Load, MovementBudget
+from hotset.daemon.budget import MovementBudget
 from hotset.daemon.config import PlanRules
 from hotset.daemon.planner import Planner
 from hotset.daemon.room import Room
@@ -222,35 +222,6 @@ def test_prefetches_never_exceed_the_reserve_or_the_link(state: SessionState, gb
         assert len(plan.prefetch) <= reserve // 2
         if gbps is not None:
             assert (len(plan.prefetch) + demand) * 64 <= max(gbps * 1e3 * 1000, demand * 64)
-
-
-def test_overload_sheds_whole_sequences_and_recovers() -> None:
-    state, load = make_state(sequences=4), Load()
-    for epoch in range(1, 30):
-        parts = state.take(make_step(state, epoch))
-        state.learn(parts, epoch, load.share)
-        # A step of all lanes would take us eight times as long as the runtime.
-        cost = 0.8 * load.share + 0.02
-        load.observe(8 if cost > 0.1 else 1, 8 * cost if cost > 0.1 else cost, max(0.0, 0.1 - cost))
-    assert load.share < 1 / 8
-    assert state.lanes_shed > 0
-    steps = [s.features.steps for s in state.sequences.values()]
-    # Half, a quarter: first two, then one sequence; then some of its lanes.
-    assert max(steps) == 29
-    assert min(steps) == 1
-    watched = next(s for s in state.sequences.values() if s.features.steps == 29)
-    assert watched.blind[0] == 0
-    assert watched.blind[-1] > 0
-    assert not watched.has_features
-    count = 0
-    while load.share < 1.0:
-        load.observe(1, 0.01, 0.1)
-        count += 1
-    assert count < 60
-    for epoch in range(30, 30 + SETTLE):
-        assert not all(s.has_features for s in state.sequences.values())
-        state.step(make_step(state, epoch))
-    assert all(s.has_features for s in state.sequences.values())
 
 
 def test_lanes_that_were_shed_are_left_to_the_runtime_until_they_have_settled(state: SessionState) -> None:

@@ -11,9 +11,6 @@ STEP_SHARE = 0.3
 LEAST_ROWS = 2048
 FRESH_SHARE = 0.1
 FRESH_SECONDS = 2e-3
-BUSY = 0.8
-LEAST_SHARE = 1 / 64
-GROWTH = 1.25
 
 
 @dataclass
@@ -77,34 +74,6 @@ class ScoringBudget:
             return self.most
         fit = STEP_SHARE * stats.step_us * 1e-6 / self._seconds_per_row
         return max(min(LEAST_ROWS, self.most), min(self.most, int(fit)))
-
-
-@dataclass
-class Load:
-    """How much of every step a daemon can learn: all, until steps come faster than they are done with."""
-
-    share: float = 1.0
-    """of the lanes that are observed"""
-    seconds: float = 0.0
-    """that a step takes us, about"""
-    _period: float | None = None
-    _steps: int = 0
-
-    def observe(self, steps: int, seconds: float, waited: float) -> None:
-        """`steps` that had come were done with in `seconds`, after we had waited for them for `waited`."""
-        self.seconds = _smooth(self.seconds or None, seconds / steps)
-        self._period = _smooth(self._period, (seconds + waited) / steps)
-        # A backlog that shrinks needs nothing but time.
-        if steps > 2 and steps >= self._steps and seconds > BUSY * (seconds + waited):
-            self._set(max(LEAST_SHARE, self.share / 2))
-        elif self.share < 1.0 and steps == 1 and GROWTH * self.seconds < BUSY * self._period:
-            self._set(min(1.0, GROWTH * self.share))
-        self._steps = steps
-
-    def _set(self, share: float) -> None:
-        # What a step takes follows what is observed of it, so that the next judgement is of the new share.
-        self.seconds *= share / self.share
-        self.share = share
 
 
 def _smooth(old: float | None, new: float) -> float:

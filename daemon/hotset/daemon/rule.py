@@ -88,7 +88,7 @@ class Rule:
             sequence = part.sequence
             if sequence.id not in self._guarded and len(self._guarded) >= GUARDED:
                 continue
-            if sequence.has_features and not sequence.blind.any():
+            if sequence.has_features:
                 self._guarded.add(sequence.id)
                 selected = (part.flags & AccessFlag.SELECTED) != 0
                 with sequence.lock:

@@ -74,7 +74,7 @@ class SequenceState:
 
     @property
     def has_features(self) -> bool:
-        """Whether a model may judge by the features: they are kept, and have been for SETTLE steps."""
+        """Whether a model may judge by the features: they are kept, of all lanes, and have been for SETTLE steps."""
         return not self.features.is_compact and self.features.steps >= self._plain
 
     def sealed(self, page_size: int) -> Int32:

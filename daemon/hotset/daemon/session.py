@@ -55,6 +55,8 @@ class Session:
         self._clock = clock
         self._state = state
         self._node = node
+        self._news: Received | None = None
+        """Came while there was still something to learn."""
         self._heard = self._spoke = clock()
         self._keep_alive = GREETING_SECONDS
 
@@ -92,8 +94,8 @@ class Session:
         self.ended = reason
 
     def turn(self, wait: float = WAIT_SECONDS) -> None:
-        """Take in all that has come, after at most `wait` seconds, and answer it."""
-        received = self._connection.receive(wait)
+        """Take in all that has come, after at most `wait` seconds, answer it, and learn until there is more."""
+        received, self._news = self._news or self._connection.receive(wait), None
         arrived = self._clock()
         if received is None and not self._alive(arrived - self._heard):
             self.ended = "the decode process is gone"
@@ -109,9 +111,19 @@ class Session:
             self.sidecar.configure(self._config)
             self.sidecar.answer(arrived)
             self.sidecar.status.gauges.ingest_lag = self._clock() - arrived
+            self._learn(self.sidecar, arrived)
             self.sidecar.tend()
         if arrived - self._spoke > self._keep_alive:
             self._speak()
+
+    def _learn(self, sidecar: Sidecar, arrived: float) -> None:
+        """What waits is learned until there is news, but for no less time than the answer took: it must not starve."""
+        now = self._clock()
+        least = now + (now - arrived)
+        while sidecar.learn_some():
+            if self._clock() >= least and (news := self._connection.receive(0)) is not None:
+                self._news = news
+                return
 
     def _take(self, received: Received) -> None:
         message, missing = received

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from hotset.daemon.advice.advisor import Advisor
 from hotset.daemon.advice.node import Node
 from hotset.daemon.ahead import Ahead
-from hotset.daemon.budget import Load, MovementBudget, ScoringBudget
+from hotset.daemon.backlog import Backlog, Taken
+from hotset.daemon.budget import MovementBudget, ScoringBudget
 from hotset.daemon.config import DaemonConfig
 from hotset.daemon.folders import new_folder
 from hotset.daemon.ingest import count_uses
@@ -20,7 +21,7 @@ from hotset.daemon.resume import Memory, kind_of
 from hotset.daemon.room import Room
 from hotset.daemon.rule import Rule
 from hotset.daemon.scorers import LearnedScorer
-from hotset.daemon.state import LaneStep, SessionState
+from hotset.daemon.state import SessionState
 from hotset.daemon.status import SessionStatus
 from hotset.daemon.training import Training
 from hotset.protos.messages import (
@@ -36,8 +37,6 @@ from hotset.protos.messages import (
 )
 
 ASK_SECONDS = 1.0
-SECONDS_A_CANDIDATE = 6e-8
-"""that learning is expected to take, before a step has been learned"""
 
 
 class Sidecar:
@@ -76,10 +75,11 @@ class Sidecar:
         )  # fmt: skip
         self._scoring = ScoringBudget(config.rules.rows)
         self._ahead = Ahead(self.state, self._scoring.observe)
-        self._load = Load()
-        self._learning: float | None = None
-        self._taken: list[tuple[Step, list[LaneStep]]] = []
-        self._done = clock()
+        self._backlog = Backlog(self.state, self._learned, clock)
+        self._new: list[Step] = []
+        self._fresh = False
+        """Whether a plan waits for what is being learned."""
+        self._answered = clock()
         self._flushed: threading.Event | None = None
         self._training: Training | None = None
         self._trained_at = 0
@@ -154,13 +154,14 @@ class Sidecar:
             self._say(SnapshotRequest())
 
     def learn(self, message: Message) -> None:
-        """Take in what the runtime reports; what a step teaches waits for `answer`.
+        """Take in what the runtime reports; what a step teaches waits for `answer` and `learn_some`.
 
         Raises ProtocolError if it does not fit its geometry.
         """
         counters = self.status.counters
         if isinstance(message, Step):
-            self._taken.append((message, self.state.take(message)))
+            self._backlog.add(Taken(message, self.state.take(message)))
+            self._new.append(message)
             self._budget.observe(message.stats)
         elif isinstance(message, SequenceOpen):
             self.state.open(message)
@@ -169,7 +170,11 @@ class Sidecar:
             self.state.close(message)
             self._rule.forget(message.sequence)
         elif isinstance(message, Snapshot):
+            gone = self.state.sequences.keys() - set(message.sequences)
             self.state.snapshot(message)
+            self._advisor.forget(gone)
+            for number in gone:
+                self._rule.forget(number)
             counters.snapshots += 1
         elif isinstance(message, Ack):
             self._advisor.acknowledged(message)
@@ -178,33 +183,35 @@ class Sidecar:
             counters.advice_refused += message.of == "advice" and not message.accepted
 
     def answer(self, arrived: float) -> None:
-        """Plan from the newest step that was taken, which came at `arrived`, and learn from all that were.
+        """Plan from the newest step that was taken, which came at `arrived`.
 
         Where learning and scoring take little of a step, the plan is of this very step. Else it is made at once of
-        values that were made ahead, and comes before the learning.
+        values that were made ahead, and what waits is left to `learn_some`.
         """
-        if not self._taken:
+        if not self._new:
             return
-        newest, count = self._taken[-1][0], len(self._taken)
+        newest, count = self._new[-1], len(self._new)
+        self._new.clear()
         self.status.counters.steps_skipped += count - 1
         plans = self._plans(newest)
-        expected = SECONDS_A_CANDIDATE * newest.candidates.size if self._learning is None else self._learning
-        if self._scoring.fits(self._planner.turns.round_pages, expected * count, newest.stats):
+        self._fresh = self._scoring.fits(self._planner.turns.round_pages, self._backlog.expected, newest.stats)
+        if self._fresh:
             self._ahead.pause()
-            self._learn_taken()
+            self._backlog.learn_all()
             if plans:
                 self._plan_fresh(newest, arrived)
-        else:
-            if plans and self._ahead.running:
-                plan = self._planner.make(self.state, self._rule.scorer, self._ahead.take(), self._room(newest))
-                self._send(plan, arrived)
-            self._learn_taken()
-            if self.leads and self.state.synced and self._due(newest.epoch + 1):
-                self._ahead.start(self._rule.scorer, self._planner.rules)
-        waited, self._done = max(0.0, arrived - self._done), self._clock()
-        self._load.observe(count, self._done - arrived, waited)
+        elif plans and self._ahead.running:
+            plan = self._planner.make(self.state, self._rule.scorer, self._ahead.take(), self._room(newest))
+            self._send(plan, arrived)
         if self.leads and self.state.synced:
             self._advise()
+        besides = 0.0 if self._fresh else self._clock() - arrived
+        self._backlog.load.arrived(count, arrived - self._answered, besides)
+        self._answered = arrived
+
+    def learn_some(self) -> bool:
+        """Learn a little of what waits; False if nothing does."""
+        return self._backlog.learn_some()
 
     def _plans(self, newest: Step) -> bool:
         if not self.leads or not self.state.synced:
@@ -219,30 +226,21 @@ class Sidecar:
         every = self._config.plan_every
         return every > 0 and epoch % every == 0
 
-    def _learn_taken(self) -> None:
-        began, count = self._clock(), len(self._taken)
-        for message, parts in self._taken:
-            self._learn_step(message, parts)
-        self._taken.clear()
-        spent = (self._clock() - began) / count
-        self._learning = spent if self._learning is None else 0.9 * self._learning + 0.1 * spent
-        gauges, counters = self.status.gauges, self.status.counters
-        gauges.observed_share, gauges.state_bytes = self._load.share, self.state.room.used(self.state.sequences)
-        counters.lanes_shed, counters.compactions = self.state.lanes_shed, self.state.room.compactions
-
-    def _learn_step(self, message: Step, parts: list[LaneStep]) -> None:
-        self.state.learn(parts, message.epoch, self._load.share)
-        self._rule.observe(parts)
+    def _learned(self, step: Taken) -> None:
+        """The features have seen a step: let all others see it, and score anew."""
+        message, going_on = step.message, [part for part in step.parts if self.state.holds(part.sequence)]
+        self._rule.observe(going_on)
         self._advisor.observe(message, self.state)
         self._in_step.observe(message, self._budget.bytes_per_us)
         self._count(message)
         # One log a session: whoever stands by leaves it to the controller.
         if self.leads and self._config.record:
-            self._recorder.note(message, self.status.source if self._config.plan_every else "")
-            for part in parts:
+            for part in step.parts:
                 self._recorder.append(part, message.epoch)
         if not self.state.synced:
             self.ask_snapshot()
+        elif self.leads and not self._fresh and (message.epoch + 1) % self._config.plan_every == 0:
+            self._ahead.start(self._rule.scorer, self._planner.rules)
 
     def _count(self, message: Step) -> None:
         status, stats, counters = self.status, message.stats, self.status.counters
@@ -262,6 +260,8 @@ class Sidecar:
         gauges = status.gauges
         gauges.waiting, gauges.paused = stats.waiting, stats.paused
         gauges.hot_slots = stats.hot_slots or self.state.geometry.slots
+        gauges.observed_share, gauges.state_bytes = self._backlog.load.share, self.state.room.used(self.state.sequences)
+        counters.lanes_shed, counters.compactions = self.state.lanes_shed, self.state.room.compactions
 
     def _room(self, step: Step) -> int:
         """Pages that may be prefetched now."""
@@ -371,9 +371,8 @@ class Sidecar:
         if self._training is not None:
             self._training.stop()
         self._ahead.close()
-        if self._taken:
-            # The message that ended the session came right after these.
-            self._learn_taken()
+        # The message that ended the session came right after these.
+        self._backlog.learn_all()
         self._recorder.close()
         self._advisor.close()
         self.status.counters.steps_logged = self._recorder.logged

@@ -113,22 +113,36 @@ class SessionState:
         return list(self._parts(message))
 
     def learn(self, parts: Sequence[LaneStep], epoch: int, share: float = 1.0) -> None:
-        """Let the features observe a step that was taken; of its lanes only `share`, whole sequences first.
+        """All of `learning` at once."""
+        for _ in self.learning(parts, epoch, share):
+            pass
 
-        It is the same sequences from step to step, as far as they go on, whose features so stay whole.
+    def learning(self, parts: Sequence[LaneStep], epoch: int, share: float = 1.0) -> Iterator[None]:
+        """Let the features observe a step that was taken, a sequence a turn; of its lanes only `share`.
+
+        That is whole sequences first, and the same from step to step, as far as they go on, whose features so stay
+        whole. Whoever has ended meanwhile learns no more.
         """
         lanes = self.geometry.lanes
         left = math.ceil(share * lanes * len(parts))
         for part in parts if share >= 1.0 else sorted(parts, key=lambda part: _scattered(part.sequence.id)):
-            sequence = part.sequence
-            sequence.stepped_at = epoch
-            pages = int(part.pages.max(initial=0)) + 1
-            watched = min(left, lanes) if self.room.admit(self.sequences, part, pages) else 0
-            sequence.observe(part, watched)
+            if self.holds(part.sequence):
+                self._observe(part, min(left, lanes), epoch)
             left -= min(left, lanes)
-            self.lanes_shed += lanes - watched
+            yield
         self.learned = max(self.learned, epoch)
         self.room.tidy(self.sequences, epoch)
+
+    def _observe(self, part: LaneStep, lanes: int, epoch: int) -> None:
+        part.sequence.stepped_at = epoch
+        pages = int(part.pages.max(initial=0)) + 1
+        watched = lanes if lanes and self.room.admit(self.sequences, part, pages) else 0
+        part.sequence.observe(part, watched)
+        self.lanes_shed += self.geometry.lanes - watched
+
+    def holds(self, sequence: SequenceState) -> bool:
+        """Whether this very sequence goes on, as far as is known."""
+        return self.sequences.get(sequence.id) is sequence
 
     def _parts(self, message: Step) -> Iterator[LaneStep]:
         lanes, lookahead = self.geometry.lanes, message.lookahead

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,12 @@ class Advisor:
         self._ghost.forget(message.sequence, np.setdiff1d(groups, np.concatenate(kin)) if kin else groups)
         self._overlap.forget(message.sequence)
         self._pacer.ended()
+
+    def forget(self, sequences: Iterable[int]) -> None:
+        """They are gone, and how they ended was not heard of."""
+        for number in sequences:
+            self._ghost.forget(number, np.empty(0, np.int32))
+            self._overlap.forget(number)
 
     def acknowledged(self, message: Ack) -> None:
         """The runtime says whether it follows."""

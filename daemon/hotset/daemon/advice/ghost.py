@@ -241,7 +241,11 @@ class Ghost:
         tables = [s.groups if (s := state.sequences.get(n)) else np.empty(0, np.int32) for n in message.sequences]
         offsets = np.cumsum([0, *(len(t) for t in tables)], dtype=np.int64)
         fresh = np.array(
-            [self._fresh(n, s) for n, s in zip(message.sequences, message.sequence_steps.tolist(), strict=True)]
+            [
+                # Whoever has ended meanwhile must not be remembered anew.
+                self._fresh(n, s) if n in state.sequences else 1
+                for n, s in zip(message.sequences, message.sequence_steps.tolist(), strict=True)
+            ]
         )
         self._enrol(message, tables)
         counts = np.zeros((running, 3))
