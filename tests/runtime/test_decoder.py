@@ -1,4 +1,8 @@
-"""Which tokens come out never depends on residency: every policy, pool size and plan gives the same ones."""
+"""Which tokens come out never depends on residency: every policy, pool size and plan gives the same ones.
+
+On the CPU backend, and on the GPU's: with its ops' references here, compiled on a GPU. What is special about the GPU's
+steps is in test_gpu_steps.py.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from backend_kit import backend_device, placed
 
 from hotset.kernels.state import ResidencyState
 from hotset.protos.errors import CapacityError, ConfigError
@@ -25,8 +30,10 @@ BASE: dict[str, Any] = {"page_size": 4, "selected": 6, "recent": 2, "max_tokens"
 SMALLEST = 3 * (6 + 2 * 6)
 
 
-def decode(model: Any, steering: Steering | None = None, steps: int = 24, **options: Any) -> list[list[int]]:
-    decoder = Decoder(model, None, RuntimeConfig.checked(**{**BASE, **options}))
+def decode(
+    model: Any, steering: Steering | None = None, steps: int = 24, backend: str = "cpu", **options: Any
+) -> list[list[int]]:
+    decoder = Decoder(**placed(model, backend), config=RuntimeConfig.checked(**{**BASE, **options}))
     decoder.steering = steering or decoder.steering
     sampling = [Sampling(), Sampling(temperature=0.9, top_p=0.95, seed=3), Sampling(temperature=1.1, top_k=20, seed=4)]
     generations = [
@@ -39,19 +46,29 @@ def decode(model: Any, steering: Steering | None = None, steps: int = 24, **opti
     return [g.tokens for g in generations]
 
 
+@pytest.fixture(scope="module", params=["cpu", "inline", pytest.param("cuda", marks=pytest.mark.gpu)])
+def backend(request: pytest.FixtureRequest) -> str:
+    backend_device(request.param)
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def untiered(model: Any) -> list[list[int]]:
-    return decode(model, hbm_fraction=1.0)
+def untiered(model: Any, backend: str) -> list[list[int]]:
+    return decode(model, backend=backend, hbm_fraction=1.0)
 
 
 @pytest.mark.parametrize("policy", ["lru", "score-ema", "margin-ema"])
 @pytest.mark.parametrize("pool", [SMALLEST, SMALLEST + 7, 100, 300])
-def test_tokens_do_not_depend_on_policy_or_pool(model: Any, untiered: list[list[int]], policy: str, pool: int) -> None:
-    assert decode(model, policy=policy, hbm_pages=pool) == untiered
+def test_tokens_do_not_depend_on_policy_or_pool(
+    model: Any, backend: str, untiered: list[list[int]], policy: str, pool: int
+) -> None:
+    assert decode(model, backend=backend, policy=policy, hbm_pages=pool) == untiered
 
 
-def test_tokens_do_not_depend_on_the_disk_tier(model: Any, untiered: list[list[int]], tmp_path: Path) -> None:
-    assert decode(model, hbm_pages=SMALLEST, host_pages=70, disk_dir=tmp_path) == untiered
+def test_tokens_do_not_depend_on_the_disk_tier(
+    model: Any, backend: str, untiered: list[list[int]], tmp_path: Path
+) -> None:
+    assert decode(model, backend=backend, hbm_pages=SMALLEST, host_pages=70, disk_dir=tmp_path) == untiered
 
 
 def test_a_cold_pool_really_misses(model: Any) -> None:
@@ -84,23 +101,24 @@ class Fuzzer(Steering):
         count = int(self.random.integers(0, 200))
         pages = torch.tensor(self.random.integers(-3, state.slot_of.numel() + 3, count), dtype=torch.int32)
         groups = pages.long().clamp(0, state.slot_of.numel() - 1) // state.lanes
-        generations = state.generation[groups].long() + torch.tensor(self.random.integers(0, 5, count) == 0)
+        generations = state.generation.cpu()[groups].long() + torch.tensor(self.random.integers(0, 5, count) == 0)
         values = torch.tensor(self.random.choice([0.0, 9.0, -9.0, np.nan, np.inf, 1e30], count), dtype=torch.float32)
         manager.apply_plan(pages, generations, values, epoch_tick=int(state.tick), until_tick=int(state.tick) + 30)
         manager.prefetch(pages, generations)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_tokens_do_not_depend_on_hostile_plans(model: Any, untiered: list[list[int]], seed: int) -> None:
+def test_tokens_do_not_depend_on_hostile_plans(model: Any, backend: str, untiered: list[list[int]], seed: int) -> None:
     fuzzer = Fuzzer(seed)
-    assert decode(model, steering=fuzzer, hbm_pages=[SMALLEST, 90, 150, 300][seed]) == untiered
+    assert decode(model, steering=fuzzer, backend=backend, hbm_pages=[SMALLEST, 90, 150, 300][seed]) == untiered
     assert len(fuzzer.steps) == 23
 
 
-def test_step_messages_tell_what_happened(model: Any) -> None:
+def test_step_messages_tell_what_happened(model: Any, backend: str) -> None:
     """Selections are as configured, hits are exactly what was resident, and changes add up to residency."""
     fuzzer = Fuzzer(0)
-    decode(model, steering=fuzzer, hbm_pages=100)
+    decode(model, steering=fuzzer, backend=backend, hbm_pages=100)
+    assert [step.epoch for step in fuzzer.steps] == list(range(23))
     resident: set[int] = set()
     for step in fuzzer.steps:
         selected = (step.flags & AccessFlag.SELECTED) != 0
@@ -127,13 +145,14 @@ def test_full_selection_equals_plain_attention(make_model: Callable[..., Any], f
         assert generation.tokens == logits[len(prompt) - 1 : -1].argmax(-1).tolist()
 
 
-def test_the_oracle_selector_finds_at_least_the_mass_of_bounds(model: Any) -> None:
-    assert [len(t) for t in decode(model, steps=8, selector="mass", hbm_pages=SMALLEST)] == [8, 5, 2]
+def test_the_oracle_selector_finds_at_least_the_mass_of_bounds(model: Any, backend: str) -> None:
+    found = decode(model, steps=8, backend=backend, selector="mass", hbm_pages=SMALLEST)
+    assert [len(tokens) for tokens in found] == [8, 5, 2]
 
 
-def test_given_prompt_kv_saves_the_prefill_and_changes_nothing(model: Any) -> None:
+def test_given_prompt_kv_saves_the_prefill_and_changes_nothing(model: Any, backend: str) -> None:
     kept = PromptKV()
-    decoder = Decoder(model, None, RuntimeConfig.checked(**BASE))
+    decoder = Decoder(**placed(model, backend), config=RuntimeConfig.checked(**BASE))
     first = decoder.open(PROMPTS[0], max_new_tokens=6, keep=kept)
     second = decoder.open(PROMPTS[0], max_new_tokens=6, given=kept)
     list(decoder.run())
@@ -141,8 +160,8 @@ def test_given_prompt_kv_saves_the_prefill_and_changes_nothing(model: Any) -> No
     assert first.tokens == second.tokens
 
 
-def test_a_fork_shares_sealed_pages_and_decodes_alike(model: Any) -> None:
-    decoder = Decoder(model, None, RuntimeConfig.checked(**{**BASE, "hbm_pages": 120}))
+def test_a_fork_shares_sealed_pages_and_decodes_alike(model: Any, backend: str) -> None:
+    decoder = Decoder(**placed(model, backend), config=RuntimeConfig.checked(**{**BASE, "hbm_pages": 120}))
     parent = decoder.open(PROMPTS[0], max_new_tokens=12)
     free = decoder.kv.groups.free_groups
     child = decoder.fork(parent, max_new_tokens=11)

@@ -175,7 +175,7 @@ def test_changes_are_told_once(opened: Opened) -> None:
     """What demand and prefetch loaded, and what left for it."""
     kv, groups = opened.kv, opened.sequence.groups
     opened.go.set()
-    kv.manager.forget_changes()
+    kv.manager.drain_changes()
     kv.manager.resolve(torch.tensor(groups[:2], dtype=torch.int32))
     prefetch(kv, [groups[4]])
     kv.manager.commit_prefetches(wait=True)

@@ -115,8 +115,8 @@ def test_the_pool_is_pinned_in_pieces_and_tells_how_far_it_is() -> None:
 def test_memory_that_cannot_be_had_is_told_with_what_to_set() -> None:
     device = Scarce()
     with pytest.raises(CapacityError) as caught:
-        PinnedTier(1 << 20, (512,), torch.float32, device, chunk_bytes=4096)
-    words = "take 2.00 GiB of pinned memory and only 0.00 GiB could be had (out of memory (2)); set --host-pages 6 "
+        PinnedTier(1 << 14, (512,), torch.float32, device, chunk_bytes=4096)
+    words = "take 0.03 GiB of pinned memory and only 0.00 GiB could be had (out of memory (2)); set --host-pages 6 "
     assert words in str(caught.value)
     assert device.left == 3 * 4096, "what was pinned before the error is given back"
 

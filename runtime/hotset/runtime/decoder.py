@@ -16,8 +16,11 @@ from hotset.protos.transport import CurveKeys
 from hotset.runtime import events
 from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.generation import Generation, PromptKV, Request
+from hotset.runtime.gpu.device import Device
+from hotset.runtime.gpu.pinned import Progress
 from hotset.runtime.huggingface import Forward, load_model, model_shape
 from hotset.runtime.link import ControlLink
+from hotset.runtime.link.control import Published
 from hotset.runtime.lookahead import Lookahead
 from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.passes import DecodePass
@@ -26,6 +29,7 @@ from hotset.runtime.sampling import Sampler, Sampling
 from hotset.runtime.scheduler import Scheduler
 from hotset.runtime.selectors import SELECTORS
 from hotset.runtime.steering import LinkSteering, Steering
+from hotset.runtime.stepping import make_steps
 
 _ROWS = 4
 """Rows of a decode step at least, where more than one sequence may run: with fewer, matrix products on a CPU take
@@ -65,15 +69,25 @@ class Decoder:
         decoder.close()
     """
 
-    def __init__(self, model: Any, tokenizer: Any, config: RuntimeConfig, *, name: str = "model") -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        config: RuntimeConfig,
+        *,
+        name: str = "model",
+        device: Device | None = None,
+        progress: Progress = lambda done, total: None,
+    ) -> None:
+        """The model's device picks the backend, unless `device` does; `progress` is told how much memory is pinned."""
         self.model, self.tokenizer, self.config = model, tokenizer, config
-        self.kv = PagedKV(model_shape(model, name), config, model.device)
+        self.kv = PagedKV(model_shape(model, name), config, device or model.device, progress=progress)
         self.selector = SELECTORS[config.selector](self.kv)
         self.steering: Steering = Steering()
         self.ahead = Lookahead(self.kv, self.selector, model) if config.lookahead else None
         self.epoch = 0
-        self.last_pass: DecodePass | None = None
         self._forward = Forward(model, rows=_ROWS if config.running > 1 else 1)
+        self._steps = make_steps(self.kv, self._forward, self.selector, self.ahead)
         self._prefill = Prefill(self.kv, self._forward, self.selector)
         self.scheduler = Scheduler(self.kv, self._prefill.shared_pages)
 
@@ -112,6 +126,11 @@ class Decoder:
             keys=keys,
         )
         self.steering = LinkSteering(link, lifetime=self.config.plan_lifetime, on_advice=self.scheduler.advise)
+
+    @property
+    def last_pass(self) -> DecodePass | None:
+        """The pass of the last step, where the host has it (on a GPU it does not)."""
+        return self._steps.last
 
     @property
     def running(self) -> list[Generation]:
@@ -184,30 +203,23 @@ class Decoder:
         self.kv.manager.begin_step()
         batch = self._begin_tokens()
         self.scheduler.resize()
-        sequences = [g.sequence for g in batch]
         self.steering.guide(self.ahead, self.epoch)
-        self.last_pass = done = DecodePass(
-            self.kv, sequences, self.selector, self._safe_point,
-            lambda b: self.ahead.begin(sequences, b, self.epoch) if self.ahead else None,
-        )  # fmt: skip
-        logits = self._forward(
-            done, [[g.tokens[-1]] for g in batch], [[s.length - 1] for s in sequences], max(s.length for s in sequences)
-        )
-        for generation, row in zip(batch, logits, strict=True):
-            generation.tokens.append(generation.sampler(row))
+        tell = self.steering.attached
+        tokens = self._steps.run(batch, self._safe_point, epoch=self.epoch, tell=tell)
+        for generation, token in zip(batch, tokens, strict=True):
+            generation.tokens.append(token)
             self.kv.end_token(generation.sequence)
-        self.kv.manager.observe(*done.candidate_heat(margins=self.kv.manager.by_margin))
-        self.kv.manager.end_step()
+        self._steps.finish()
         report = self._report(start, before, len(batch))
         if self.ahead is not None:
             self.ahead.end_step(report.seconds)
-        self.steering.end_step(self.epoch, int(self.kv.manager.state.tick))
-        if self.steering.attached:
-            self.steering.publish(events.step_message(self.kv, done, sequences, self.epoch, self._stats(report)))
+        self.steering.end_step(self.epoch, self.kv.manager.tick())
+        if tell:
+            self._steps.publish(self.steering, [g.sequence for g in batch], self.epoch, self._stats(report))
         else:
             self.kv.forget_changes()  # whoever attaches later asks for a snapshot
         if self.steering.snapshot_wanted():
-            self.steering.publish(events.snapshot(self.kv, self.epoch))
+            self._send(events.snapshot(self.kv, self.epoch))
         self.epoch += 1
         self._retire()
         return report
@@ -216,6 +228,7 @@ class Decoder:
         """End all sequences and give back memory, files and threads."""
         for generation in list(self.scheduler.everybody()):
             self._finish(generation, "closed")
+        self._steps.close()
         self.steering.close()
         if self.ahead is not None:
             self.ahead.close()
@@ -258,7 +271,7 @@ class Decoder:
     def _announce(self, generation: Generation) -> None:
         sequence = generation.sequence
         self.scheduler.add(generation)
-        self.steering.publish(events.sequence_open(self.kv, sequence))
+        self._send(events.sequence_open(self.kv, sequence))
         self.kv.new_groups = [new for new in self.kv.new_groups if new[0] != sequence.id]
 
     def _begin_tokens(self) -> list[Generation]:
@@ -274,7 +287,12 @@ class Decoder:
             raise CapacityError("no running sequence has room for another token; raise --max-tokens")
         return batch
 
+    def _send(self, message: Published) -> None:
+        self._steps.send(self.steering, message)
+
     def _safe_point(self) -> None:
+        # Whoever waits may be prefilled next.
+        self.kv.manager.overlaps(self.config.chunk if self.scheduler.waiting else len(self.running))
         self.kv.manager.commit_prefetches()
         self.steering.apply(self.kv.manager, self.epoch)
 
@@ -290,7 +308,7 @@ class Decoder:
         generation.finished = reason
         self.scheduler.remove(generation)
         self._prefill.prefixes.remove(generation.sequence.id)
-        self.steering.publish(events.sequence_close(generation.sequence, reason))
+        self._send(events.sequence_close(generation.sequence, reason))
         self.kv.close(generation.sequence)
 
     def _counts(self) -> tuple[int, ...]:
@@ -318,6 +336,7 @@ class Decoder:
 
     def _stats(self, report: StepReport) -> StepStats:
         manager = self.kv.manager
+        reserve, free = manager.levels()
         return StepStats(
             step_us=int(report.seconds * 1e6),
             stall_us=int(report.stall_seconds * 1e6),
@@ -328,8 +347,8 @@ class Decoder:
             waiting=report.waiting,
             paused=report.paused,
             hot_slots=report.hot_slots,
-            reserve=manager.reserve_level(),
-            free=manager.free_slots(),
+            reserve=reserve,
+            free=free,
             steps_dropped=self.steering.steps_dropped(),
             plans_applied=manager.moved.plans_applied,
             entries_applied=manager.moved.entries_applied,

@@ -52,16 +52,22 @@ class Forward:
         """Logits of the last token of each row, [B, vocabulary]; `seen` tokens came before, of the longest sequence."""
         device, count = self.model.device, len(tokens)
         extra = max(0, self._rows - count) if isinstance(done, DecodePass) else 0
+        ids = torch.tensor(tokens + extra * tokens[:1], device=device)
+        places = torch.tensor(positions + extra * positions[:1], device=device)
+        return self.compute(done, ids, places, seen)[:count]
+
+    def compute(self, done: Pass, tokens: torch.Tensor, positions: torch.Tensor, seen: int = 0) -> torch.Tensor:
+        """The same of token ids and positions that are on the device, [B, T] int64 each, for all rows."""
         self._cache.current, self._cache.seen = done, seen
         out = self.model(
-            input_ids=torch.tensor(tokens + extra * tokens[:1], device=device),
-            position_ids=torch.tensor(positions + extra * positions[:1], device=device),
+            input_ids=tokens,
+            position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
             hotset=done,
         )
-        logits: torch.Tensor = out.logits[:count, -1]
+        logits: torch.Tensor = out.logits[:, -1]
         return logits
 
 

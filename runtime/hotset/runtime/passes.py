@@ -68,14 +68,18 @@ class PrefillPass:
             keys, values = torch.cat((old[0], keys), 2), torch.cat((old[1], values), 2)
         self.last_queries.append(query[:, :, -1])
         self.scale = scale
-        mask = torch.ones(self.tokens, self.start + self.tokens, dtype=torch.bool).tril(self.start) if past else None
+        mask = (
+            torch.ones(self.tokens, self.start + self.tokens, dtype=torch.bool, device=query.device).tril(self.start)
+            if past
+            else None
+        )
         out = scaled_dot_product_attention(
             query, keys, values, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
         )
         return out.transpose(1, 2)
 
     def _write_tail(self, pages: torch.Tensor, both: torch.Tensor) -> None:
-        slots = self.kv.manager.state.slot_of[pages].long()
+        slots = self.kv.manager.slots_of(pages)
         self.kv.manager.rows[slots, :, : both.shape[2]] = both
         keys = both[:, 0]
         self.kv.bounds[pages] = torch.stack((keys.amin(1), keys.amax(1)), dim=1)
@@ -179,19 +183,20 @@ class DecodePass:
 
 def warm_pages(kv: PagedKV, sequence: Sequence, queries: list[torch.Tensor], selector: Selector, scale: float) -> None:
     """Fill free slots with the pages that the prompt's last token would select, so that decode starts warm."""
+    place = kv.bounds.device
     batch = Batch(
-        kv.page_table([sequence]),
-        torch.tensor([len(sequence.groups)], dtype=torch.int32),
-        torch.tensor([sequence.length], dtype=torch.int32),
+        kv.page_table([sequence]).to(place),
+        torch.tensor([len(sequence.groups)], dtype=torch.int32, device=place),
+        torch.tensor([sequence.length], dtype=torch.int32, device=place),
     )
     share = kv.manager.state.slots // kv.config.running // kv.lanes
     count = max(kv.config.recent + 1, min(2 * kv.config.selected, share))
-    ranked = [torch.empty(0, dtype=torch.int64)]
+    ranked = [torch.empty(0, dtype=torch.int64, device=place)]
     for layer, query in enumerate(queries):
         mass = selector.mass(batch, query, layer, scale)
         ids = select(mass, batch.pages, selected=count, candidates=count, recent=kv.config.recent)[0]
         groups = batch.groups[0, ids.clamp(min=0).long()].long()
-        lane = layer * kv.shape.kv_heads + torch.arange(kv.shape.kv_heads)[:, None]
+        lane = layer * kv.shape.kv_heads + torch.arange(kv.shape.kv_heads, device=place)[:, None]
         ranked.append(torch.where(ids >= 0, groups * kv.lanes + lane, -1))
     pages = torch.cat([r.flatten() for r in ranked])
     kv.manager.warm(pages[pages >= 0])

@@ -304,6 +304,9 @@ class ResidencyManager:
             self._loaded.append(pages[visible])
             self.moved.prefetch_wasted += int((~visible).sum())
 
+    def overlaps(self, tokens: int) -> None:
+        """Prefetches from now on run beside a forward pass of `tokens` tokens, which may decide how they are copied."""
+
     def follow(
         self,
         values: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
@@ -369,6 +372,10 @@ class ResidencyManager:
     def free_slots(self) -> int:
         """Slots that hold nothing and are not reserved."""
         return int((self.state.state == FREE).sum())
+
+    def levels(self) -> tuple[int, int]:
+        """Slots in the reserve and free ones, for a step's figures."""
+        return self.reserve_level(), self.free_slots()
 
     def take_stall(self) -> float:
         """Seconds that swap-ins have made attention wait since the last call."""

@@ -41,6 +41,11 @@ class Sampler:
             if sampling.top_p < 1:
                 self._warp.append(TopPLogitsWarper(sampling.top_p))
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the next token is the most probable one."""
+        return self._warp is None
+
     def __call__(self, logits: torch.Tensor) -> int:
         """The next token for `logits` [vocabulary]."""
         if self._warp is None:

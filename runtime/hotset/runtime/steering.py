@@ -43,6 +43,9 @@ class Steering:
         """Step messages that no listener got, cumulative."""
         return 0
 
+    def lose_step(self) -> None:
+        """A step message could not even be made; listeners see a gap."""
+
     def close(self) -> None:
         """Stop listening."""
 
@@ -105,6 +108,10 @@ class LinkSteering(Steering):
         """See Steering."""
         counters = self.link.counters
         return counters.outbox_steps_dropped + counters.steps_dropped
+
+    def lose_step(self) -> None:
+        """See Steering."""
+        self.link.lose_step()
 
     def close(self) -> None:
         """See Steering."""

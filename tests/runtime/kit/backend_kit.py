@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -25,3 +28,16 @@ def backend_device(name: str) -> Device | str:
     if name == "interpreted" and not INTERPRETED:
         pytest.skip("Triton compiles here, so it cannot interpret as well")
     return InlineDevice()
+
+
+def placed(model: Any, name: str) -> dict[str, Any]:
+    """What a Decoder of `model` takes beside its options to run on the backend `name`."""
+    device = backend_device(name)
+    if isinstance(device, str):
+        return {"model": model, "tokenizer": None}
+    return {"model": _on_gpu(model) if name == "cuda" else model, "tokenizer": None, "device": device}
+
+
+@cache
+def _on_gpu(model: Any) -> Any:
+    return copy.deepcopy(model).to("cuda")

@@ -18,12 +18,15 @@ from hotset.kernels.fold import fold
 from hotset.kernels.held import give_back_slots, held_level, hold_slots
 from hotset.kernels.prefetch import REASONS as PREFETCH_REASONS
 from hotset.kernels.prefetch import begin_prefetch, commit_prefetch
+from hotset.kernels.reclaim import reclaim
+from hotset.kernels.record import Accessed, Recorded, record
 from hotset.kernels.release import release
 from hotset.kernels.resolve import Resolved, resolve
 from hotset.kernels.state import FREE, LIVE, PINNED
 from hotset.kernels.swap_in import rows_of, swap_in
 from hotset.protos.heat import DECAY
 from hotset.runtime.gpu.backing import DeviceBacking
+from hotset.runtime.gpu.changes import Changes, visible_pages
 from hotset.runtime.gpu.device import Device, Event, Stream
 from hotset.runtime.gpu.prefetch import DevicePrefetcher, copy_engine_wins
 from hotset.runtime.residency import Int32, ResidencyManager
@@ -63,7 +66,7 @@ class DeviceResidency(ResidencyManager):
         """Tokens of the forward pass that a prefetch begun now would overlap."""
         self._bytes = rows_of(self.rows)
         self._flights = DevicePrefetcher(device, backing, self.rows)
-        self._arrivals: list[torch.Tensor] = []
+        self._changes = Changes(slots)
         self._told: list[tuple[Event, torch.Tensor, int, Tell]] = []
         self._generation = [0] * groups
         self._tails: set[int] = set()
@@ -106,7 +109,6 @@ class DeviceResidency(ResidencyManager):
         slots = resolve(self.state, self._ids(pages.to(torch.int32)), self.policy).slots.long()
         self.state.state[slots] = PINNED
         self.rows[slots] = 0
-        self._loaded.append(pages)
 
     def seal(self, group: int) -> None:
         """See ResidencyManager. The rows leave on the write-back stream."""
@@ -132,7 +134,6 @@ class DeviceResidency(ResidencyManager):
         self.state.slot_of[ids] = slots.to(torch.int32)
         self.state.state[slots] = LIVE
         self.state.last_used[slots] = self.state.tick
-        self._loaded.append(pages)
         self.moved.warm_pages += pages.numel()
         return pages.numel()
 
@@ -170,6 +171,10 @@ class DeviceResidency(ResidencyManager):
         if before != wanted:
             self._set_watermarks(self.hot_slots())
 
+    def overlaps(self, tokens: int) -> None:
+        """See ResidencyManager."""
+        self.pass_tokens = tokens
+
     def make_way(self, slots: int) -> None:
         """Before `slots` slots are needed at once: end all flights if those that they hold might be missing."""
         if self.hot_slots() - self._flights.filling < slots:
@@ -184,19 +189,22 @@ class DeviceResidency(ResidencyManager):
     def begin_step(self) -> None:
         """See ResidencyManager. What was written back may be evicted and read again from here on."""
         self.backing.host.await_writes(Stream.DEMAND)
-        super().begin_step()
+        self.state.step_tick.copy_(self.state.tick + 1)
+        self.commit_prefetches()
         self._tell()
 
+    def end_step(self) -> None:
+        """See ResidencyManager. Figures by layer are the CPU backend's so far."""
+        reclaim(self.state, low=self.low, high=self.high, policy=self.policy)
+
     def resolve(self, pages: torch.Tensor) -> Resolved:
-        """See ResidencyManager; `pages` on the device. For steps that are not whole: counts and logs by itself."""
+        """See ResidencyManager; `pages` on the device. For steps that are not whole: counts by itself."""
         self.make_way(pages.numel())
         pages = self._ids(pages)
         done = self.resolve_layer(pages)
         self._tick += 1
         tally = [(pages >= 0).sum(), done.hit.sum(), done.prefetched.sum(), done.miss_count[0].long()]
         self.counts[: len(tally)] += torch.stack(tally)
-        entry = torch.arange(done.miss_pages.numel(), device=pages.device)
-        self._arrivals.append(torch.where(entry < done.miss_count, done.miss_pages, -1))
         return done
 
     def resolve_layer(self, pages: torch.Tensor, layer: int = 0) -> Resolved:
@@ -225,14 +233,22 @@ class DeviceResidency(ResidencyManager):
         self.counts[STALL_NS] += (self.clock[:, 1] - self.clock[:, 0]).clamp(min=0).sum()
         self.clock.zero_()
 
+    def record(self, step: Accessed, out: Recorded | None) -> None:
+        """Behind a whole step: its heat and its accesses, which also go to `out`."""
+        record(step, self._average, self.counts, by_margin=self.by_margin, out=out)
+
     def fold(self) -> None:
-        """Behind a whole step whose heat kernels.record has added: all averages decay."""
+        """Behind a whole step that was recorded: all averages decay."""
         fold(self._average, self.state.ema, by_margin=self.by_margin)
 
     def observe(self, pages: torch.Tensor, heat: torch.Tensor) -> None:
         """See ResidencyManager."""
         self._average[self._ids(pages)] += (1 - DECAY) / DECAY * heat.to(self.device.place)
         self.fold()
+
+    def levels(self) -> tuple[int, int]:
+        """See ResidencyManager. Not known without waiting; what a step publishes has them from the device."""
+        return 0, 0
 
     # Plans and prefetch.
 
@@ -289,7 +305,7 @@ class DeviceResidency(ResidencyManager):
         inside = (pages >= 0) & (pages < self.state.slot_of.numel())
         stored[inside] = self.backing.has(pages[inside].long())
         unknown = int((~stored).sum())
-        self.moved.entries_rejected["not_stored"] += unknown
+        self.moved.entries_rejected += Counter(not_stored=unknown)
         if not bool(stored.any()):
             return torch.zeros(1 + len(PREFETCH_REASONS), dtype=torch.int64, device=self.device.place), unknown
         entries = self._ids(pages[stored]), self._ids(generations[stored])
@@ -304,7 +320,6 @@ class DeviceResidency(ResidencyManager):
         """See ResidencyManager. `wait`: the demand stream waits for the copies; the host only for those it stages."""
         for flight in self._flights.arrived(wait=wait):
             visible = commit_prefetch(self.state, flight.pages, flight.slots, flight.generations)
-            self._arrivals.append(torch.where(visible, flight.pages, -1))
             self.counts[WASTED] += ((flight.pages >= 0) & ~visible).sum()
 
     def _tell(self) -> None:
@@ -334,30 +349,17 @@ class DeviceResidency(ResidencyManager):
             moved.entries_rejected.update({r: n for r, n in zip(reasons, new[part][1:], strict=True) if n})
 
     def forget_changes(self) -> None:
-        """See ResidencyManager."""
+        """See ResidencyManager. What a step publishes comes from the slots, not from the log of evictions."""
         self.state.evicted_count.zero_()
-        self._arrivals.clear()
         self._loaded.clear()
 
-    def take_changes(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Pages that may have gained a slot since the last call: known to the host, and on the device (-1 pads)."""
-        found = self._loaded, self._arrivals
-        self._loaded, self._arrivals = [], []
-        return found
-
     def drain_changes(self) -> tuple[Int32, Int32]:
-        """See ResidencyManager. The host waits; what a step publishes takes another way (see ring.py)."""
-        known, arrived = self.take_changes()
-        count = min(int(self.state.evicted_count), self.state.slots)
-        pages = torch.cat([*(p.cpu().long() for p in (*known, *arrived, self.state.evicted[:count]))])
-        touched = torch.unique(pages[pages >= 0])
-        self.state.evicted_count.zero_()
-        resident = (self.slots_of(touched) >= 0).cpu()
-        named = touched.to(torch.int32)
-        return named[resident].numpy(), named[~resident].numpy()
+        """See ResidencyManager. The host waits; a step's changes take the way of ring.py."""
+        self.forget_changes()
+        return self._changes.since(visible_pages(self.state).cpu().numpy())
 
     def keep_evicted(self) -> None:
-        """Nothing to do: the log stays on the device."""
+        """Nobody reads the log on a device."""
 
     def check_mirrors(self) -> None:
         """See ResidencyManager."""

@@ -133,6 +133,12 @@ class ControlLink:
         self._outbox.append(message)
         self._transport.wake()
 
+    def lose_step(self) -> None:
+        """Count a step message that the loop could not make: as if the outbox had been full."""
+        if self.attached:
+            self.counters.outbox_dropped += 1
+            self.counters.outbox_steps_dropped += 1
+
     def at_epoch(self, epoch: int) -> None:
         """Tell whoever attaches from now on that the loop stands at `epoch`, also while nobody gets step messages."""
         self._epoch = epoch

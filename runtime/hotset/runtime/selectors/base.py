@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -21,6 +22,9 @@ class Batch:
 
 class Selector(ABC):
     """Estimates attention mass per page. It reads whatever it needs, but never changes residency."""
+
+    capturable: ClassVar[bool] = True
+    """Whether a captured graph may hold it: it asks the host for nothing."""
 
     def __init__(self, kv: PagedKV) -> None:
         self.kv = kv

@@ -1,0 +1,56 @@
+"""What a step tells the device, in buffers that stay where they are, so that captured graphs find them."""
+
+from __future__ import annotations
+
+import torch
+
+from hotset.runtime.generation import Generation
+from hotset.runtime.gpu.device import Device
+from hotset.runtime.selectors import Batch
+
+_ROWS = 7
+
+
+class StepInputs:
+    """Buffers for `rows` rows with page tables of `width` groups. A padded row has no page, no tail, no token to read.
+
+    `tokens` and `positions` are [rows, 1]; `tails` (group of the tail, -1 if padded), `offsets` (place of the new token
+    in it) and `last` (tokens in it, the new one included) are [rows]; all int32.
+    """
+
+    def __init__(self, device: Device, rows: int, width: int, page_size: int) -> None:
+        self._page_size = page_size
+        self._small = device.pinned((_ROWS, rows), torch.int32)
+        self._table = device.pinned((rows, width), torch.int32).fill_(-1)
+        self._on_device = torch.zeros(_ROWS, rows, dtype=torch.int32, device=device.place)
+        groups = torch.full((rows, width), -1, dtype=torch.int32, device=device.place)
+        tokens, positions, pages, lengths, self.tails, self.offsets, self.last = self._on_device
+        self.tokens, self.positions = tokens[:, None], positions[:, None]
+        self.batch = Batch(groups, pages, lengths)
+        self._held: list[tuple[int, int]] = [(-1, 0)] * rows
+
+    def fill(self, batch: list[Generation]) -> None:
+        """Take the rows of a step; nothing may still read those of the step before."""
+        small = self._small.numpy()
+        small[:] = 0
+        small[4] = -1
+        for row, generation in enumerate(batch):
+            sequence = generation.sequence
+            offset = (sequence.length - 1) % self._page_size
+            count, length = len(sequence.groups), sequence.length
+            small[:, row] = (generation.tokens[-1], length - 1, count, length, sequence.groups[-1], offset, offset + 1)
+        self._on_device.copy_(self._small, non_blocking=True)
+        if self._fill_table(batch):
+            self.batch.groups.copy_(self._table, non_blocking=True)
+
+    def _fill_table(self, batch: list[Generation]) -> bool:
+        table, changed = self._table.numpy(), False
+        for row, generation in enumerate(batch):
+            groups, (owner, held) = generation.sequence.groups, self._held[row]
+            if owner != generation.sequence.id:
+                held = 0
+            if held < len(groups):
+                table[row, held : len(groups)] = groups[held:]
+                changed = True
+            self._held[row] = (generation.sequence.id, len(groups))
+        return changed

@@ -1,0 +1,45 @@
+"""Messages leave on a thread, in the order in which they were put; a step's waits there until its copies have come."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from hotset.runtime.link.control import Published
+from hotset.runtime.steering import Steering
+
+logger = logging.getLogger(__name__)
+Making = Callable[[], Published]
+
+
+class Outbox:
+    """Starts its thread with the first message. `put` never waits."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[tuple[Steering, Making] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def put(self, steering: Steering, making: Making) -> None:
+        """Have `making` called on the thread and what it returns published by `steering`."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="hotset-events", daemon=True)
+            self._thread.start()
+        self._queue.put((steering, making))
+
+    def close(self) -> None:
+        """Send everything that was put; a second call does nothing."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._queue.put(None)
+            thread.join()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            steering, making = item
+            try:
+                steering.publish(making())
+            except Exception:
+                # Decoding must outlive any fault of what it tells.
+                logger.exception("a message could not be made and is left out")

@@ -1,0 +1,166 @@
+"""Step events leave the device through a ring of pinned records, copied on a stream of their own.
+
+    demand stream   the step's accesses are written into the record's device half; counts and slots go beside them
+    events stream   behind that, everything is copied to the record's pinned half
+    a thread        waits for the copies, makes the message, and gives the record back
+
+A step waits for none of this. If every record is under way, the step is not told: it is counted, and the gap in the
+sequence numbers has a listener ask for a snapshot, as at any other high-water mark.
+"""
+
+from __future__ import annotations
+
+from queue import Empty, SimpleQueue
+
+import numpy as np
+import torch
+
+from hotset.kernels.record import Recorded
+from hotset.kernels.state import FREE, RESERVED
+from hotset.protos.messages import Step, StepStats
+from hotset.runtime.gpu.changes import Changes, visible_pages
+from hotset.runtime.gpu.device import Device, Event, Stream
+from hotset.runtime.gpu.passes import DevicePass
+from hotset.runtime.gpu.residency import BEGUN, COUNTS, DEMAND_PAGES, STALL_NS, DeviceResidency
+from hotset.runtime.groups import Sequence
+from hotset.runtime.paged_kv import PagedKV
+
+DEPTH = 4
+
+
+class EventRing:
+    """`DEPTH` records for the steps of one KV cache."""
+
+    def __init__(self, kv: PagedKV, depth: int = DEPTH) -> None:
+        self.kv = kv
+        self._free: SimpleQueue[Told] = SimpleQueue()
+        for _ in range(depth):
+            self._free.put(Told(self))
+        self.full = 0
+        """Steps that found no record."""
+        self.counts = [0] * COUNTS
+        self.changes = Changes(self.manager.state.slots)
+        """Both as of the last message: the thread's."""
+
+    @property
+    def manager(self) -> DeviceResidency:
+        """The KV's manager, which is that of a device."""
+        assert isinstance(self.kv.manager, DeviceResidency)
+        return self.kv.manager
+
+    def take(self, sequences: int, done: DevicePass) -> Told | None:
+        """A record for a step of `sequences` rows that tell and more that are padded; None if there is none."""
+        try:
+            told = self._free.get_nowait()
+        except Empty:
+            self.full += 1
+            return None
+        told.begin(sequences, done)
+        return told
+
+    def leave(self, told: Told) -> None:
+        """Behind the step's work on the demand stream: counts and slots join the record, and its copies start."""
+        told.start(self.manager)
+
+    def give_back(self, told: Told) -> None:
+        """The record can serve another step."""
+        self._free.put(told)
+
+
+class Told:
+    """One record: first a step's buffers on the device, then their copies on the host, then its message."""
+
+    def __init__(self, ring: EventRing) -> None:
+        self._ring = ring
+        self.recorded: Recorded | None = None
+        self._host: list[torch.Tensor] = []
+        self._room: tuple[int, ...] = ()
+
+    @property
+    def _device(self) -> Device:
+        return self._ring.manager.device
+
+    def begin(self, sequences: int, done: DevicePass) -> None:
+        """Make room for the accesses of a step."""
+        kv = self._ring.kv
+        rows, n = done.ids[0].shape[0], done.ids[0].shape[2]
+        room = (rows, kv.shape.layers, kv.shape.kv_heads, n)
+        if room != self._room:
+            place = self._device.place
+            self.recorded = Recorded(
+                *(torch.empty(room, dtype=d, device=place) for d in (torch.int32, torch.uint8, torch.uint8))
+            )
+            kinds = ((room, torch.int32), (room, torch.uint8), (room, torch.uint8), ((2 + COUNTS,), torch.int64),
+                     ((self._ring.manager.state.slots,), torch.int32))  # fmt: skip
+            self._host = [self._device.pinned(shape, dtype) for shape, dtype in kinds]
+            self._room = room
+        self._sequences = sequences
+
+    def start(self, manager: DeviceResidency) -> None:
+        """Copy everything to the host, on the events stream."""
+        device, state = self._device, manager.state
+        levels = torch.stack([(state.state == kind).sum() for kind in (RESERVED, FREE)])
+        numbers, visible = torch.cat((levels, manager.counts)), visible_pages(state)
+        device.wait(Stream.EVENTS, device.mark(Stream.DEMAND))
+        with device.on(Stream.EVENTS):
+            for source, target in zip((*vars(self.recorded).values(), numbers, visible), self._host, strict=True):
+                target.copy_(source, non_blocking=True)
+        for part in (numbers, visible):
+            device.keep(part, Stream.EVENTS)
+        self._copied = device.mark(Stream.EVENTS, sleep=True)
+
+    def describe(
+        self, sequences: list[Sequence], epoch: int, stats: StepStats, new: list[tuple[int, int, int]]
+    ) -> None:
+        """What the host knows of the step; from here on the record is the thread's."""
+        self._epoch, self._stats, self._new = epoch, stats, new
+        self._ids = [s.id for s in sequences]
+        self._lengths = np.array([s.length for s in sequences], "<i4")
+        self._steps = np.array([s.step - 1 for s in sequences], "<i4")
+
+    def message(self) -> Step:
+        """On the thread: wait for the copies, make the message, give the record back."""
+        copied: Event = self._copied
+        copied.synchronize()
+        try:
+            return self._make()
+        finally:
+            self._ring.give_back(self)
+
+    def _make(self) -> Step:
+        n, lanes = self._room[3], self._sequences * self._ring.kv.lanes
+        # The arrays of a message belong to the link, those of the record to the next step.
+        candidates, scores, flags = (t[: self._sequences].reshape(lanes, n).clone().numpy() for t in self._host[:3])
+        loaded, evicted = self._ring.changes.since(self._host[4].numpy())
+        return Step(
+            epoch=self._epoch,
+            sequences=self._ids,
+            stats=self._completed(self._host[3].tolist()),
+            lengths=self._lengths,
+            sequence_steps=self._steps,
+            candidates=candidates,
+            scores=scores,
+            flags=flags,
+            new_sequence=np.array([s for s, _, _ in self._new], "<i8"),
+            new_group=np.array([g for _, g, _ in self._new], "<i4"),
+            new_generation=np.array([v for _, _, v in self._new], "<u4"),
+            loaded=loaded,
+            evicted=evicted,
+        )
+
+    def _completed(self, numbers: list[int]) -> StepStats:
+        """The stats, with what the device has counted since the last message."""
+        reserve, free, *counts = numbers
+        new = [now - then for now, then in zip(counts, self._ring.counts, strict=True)]
+        self._ring.counts = counts
+        prefetched = new[BEGUN][0]
+        return self._stats.model_copy(
+            update={
+                "stall_us": new[STALL_NS] // 1000,
+                "demand_pages": new[DEMAND_PAGES],
+                "prefetch_pages": prefetched,
+                "moved_bytes": (new[DEMAND_PAGES] + prefetched) * self._ring.manager.page_bytes,
+                "reserve": reserve,
+                "free": free,
+            }
+        )

@@ -1,0 +1,128 @@
+"""Decode steps on a device: whole passes from captured graphs, one wait a step, for its tokens.
+
+Around a pass, in order: plans and arrived prefetches enter; inputs go up; the pass runs; its tokens start for the host;
+behind them the step is recorded, averages decay, the reserve is refilled and the events leave, while the host
+already works on the tokens. Nothing of that is waited for.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from hotset.kernels.resolve import raise_if_failed
+from hotset.protos.messages import StepStats
+from hotset.runtime.generation import Generation
+from hotset.runtime.gpu.device import Stream
+from hotset.runtime.gpu.inputs import StepInputs
+from hotset.runtime.gpu.outbox import Outbox
+from hotset.runtime.gpu.passes import DevicePass
+from hotset.runtime.gpu.program import Outcome, Program
+from hotset.runtime.gpu.residency import DeviceResidency
+from hotset.runtime.gpu.ring import EventRing, Told
+from hotset.runtime.groups import Sequence
+from hotset.runtime.huggingface import Forward
+from hotset.runtime.link.control import Published
+from hotset.runtime.paged_kv import PagedKV
+from hotset.runtime.passes import DecodePass
+from hotset.runtime.selectors import Selector
+from hotset.runtime.steering import Steering
+from hotset.runtime.steps import SafePoint
+
+BUCKETS = (1, 2, 4, 8, 16, 24)
+_NARROWEST = 64
+
+
+def bucket(rows: int) -> int:
+    """Rows that a step of `rows` sequences computes; beyond the last bucket in eights."""
+    return next((size for size in BUCKETS if size >= rows), -(-rows // 8) * 8)
+
+
+def table_width(groups: int) -> int:
+    """Width of the page tables for sequences of up to `groups` groups: a power of two."""
+    return max(_NARROWEST, 1 << (groups - 1).bit_length())
+
+
+class DeviceSteps:
+    """See Steps. `graphs` False runs every pass as it is, for the same tokens."""
+
+    def __init__(self, kv: PagedKV, forward: Forward, selector: Selector, *, graphs: bool = True) -> None:
+        assert isinstance(kv.manager, DeviceResidency)
+        assert kv.device is not None
+        self.kv, self.manager, self.device = kv, kv.manager, kv.device
+        self.last: DecodePass | None = None
+        self._forward, self._selector = forward, selector
+        self._captures = graphs and selector.capturable and not self.manager.eager
+        self.programs: dict[tuple[int, int], Program] = {}
+        self.ring = EventRing(kv)
+        self.outbox = Outbox()
+        self._told: Told | None = None
+        self._tell = False
+
+    def run(self, batch: list[Generation], safe_point: SafePoint, *, epoch: int, tell: bool) -> list[int]:
+        """See Steps."""
+        safe_point()
+        program = self._program(batch)
+        program.inputs.fill(batch)
+        self.manager.make_way(len(batch) * self.kv.shape.kv_heads * self.kv.config.selected)
+        outcome = program()
+        answer = self.device.pinned(tuple(outcome.answer.shape), torch.int64)
+        answer.copy_(outcome.answer, non_blocking=True)
+        arrived = self.device.mark(Stream.DEMAND)
+        self._behind(outcome.done, batch, tell)
+        arrived.synchronize()
+        return self._tokens(batch, outcome, answer.tolist())
+
+    def finish(self) -> None:
+        """See Steps; `run` has launched all of it."""
+
+    def publish(self, steering: Steering, sequences: list[Sequence], epoch: int, stats: StepStats) -> None:
+        """See Steps. A step that found no room in the ring is counted and leaves a gap."""
+        new, self.kv.new_groups = self.kv.new_groups, []
+        if self._told is None:
+            steering.lose_step()
+            return
+        told, self._told = self._told, None
+        told.describe(sequences, epoch, stats, new)
+        self.outbox.put(steering, told.message)
+
+    def send(self, steering: Steering, message: Published) -> None:
+        """See Steps."""
+        self.outbox.put(steering, lambda: message)
+
+    def close(self) -> None:
+        """See Steps."""
+        self.outbox.close()
+
+    def _program(self, batch: list[Generation]) -> Program:
+        shape = bucket(len(batch)), table_width(max(len(g.sequence.groups) for g in batch))
+        if shape not in self.programs:
+            inputs = StepInputs(self.device, *shape, self.kv.page_size)
+            self.programs[shape] = Program(
+                self.device, inputs, self._make, self._forward.compute, captures=self._captures
+            )
+        return self.programs[shape]
+
+    def _make(self, inputs: StepInputs) -> DevicePass:
+        return DevicePass(self.kv, self._selector, inputs)
+
+    def _behind(self, done: DevicePass, batch: list[Generation], tell: bool) -> None:
+        """Launch what the next step needs of this one."""
+        self._told = self.ring.take(len(batch), done) if tell else None
+        self.manager.record(done.accessed(), None if self._told is None else self._told.recorded)
+        self.manager.count_layers([r.miss_count for r in done.resolved])
+        self.manager.fold()
+        self.manager.end_step()
+        if self._told is not None:
+            self.ring.leave(self._told)
+        else:
+            self.manager.forget_changes()
+
+    def _tokens(self, batch: list[Generation], outcome: Outcome, answer: list[int]) -> list[int]:
+        rows = outcome.logits.shape[0]
+        if answer[rows]:
+            raise_if_failed(self.manager.state)
+        self.manager.read_counts(answer[rows + 1 :])
+        return [
+            answer[row] if generation.sampler.greedy else generation.sampler(outcome.logits[row])
+            for row, generation in enumerate(batch)
+        ]

@@ -1,0 +1,81 @@
+"""A decode step of the whole batch, once every sequence has a place for its token: what differs between backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from hotset.protos.messages import StepStats
+from hotset.runtime import events
+from hotset.runtime.generation import Generation
+from hotset.runtime.groups import Sequence
+from hotset.runtime.huggingface import Forward
+from hotset.runtime.link.control import Published
+from hotset.runtime.lookahead import Lookahead
+from hotset.runtime.paged_kv import PagedKV
+from hotset.runtime.passes import DecodePass
+from hotset.runtime.selectors import Selector
+from hotset.runtime.steering import Steering
+
+SafePoint = Callable[[], None]
+
+
+class Steps(Protocol):
+    """The decode loop calls run, finish and then publish, once a step each."""
+
+    last: DecodePass | None
+    """The pass of the last step, where the host has it."""
+
+    def run(self, batch: list[Generation], safe_point: SafePoint, *, epoch: int, tell: bool) -> list[int]:
+        """The next token of each of `batch`, in step `epoch`. `tell`: the step will be published."""
+
+    def finish(self) -> None:
+        """The tokens are in and full tails sealed: learn from the step and refill the reserve."""
+
+    def publish(self, steering: Steering, sequences: list[Sequence], epoch: int, stats: StepStats) -> None:
+        """Send what the step accessed; takes the changes since the last time. Never waits for a peer."""
+
+    def send(self, steering: Steering, message: Published) -> None:
+        """Send another message, in order with the steps."""
+
+    def close(self) -> None:
+        """Send what is left."""
+
+
+class HostSteps:
+    """On a CPU: everything at once, in order."""
+
+    def __init__(self, kv: PagedKV, forward: Forward, selector: Selector, ahead: Lookahead | None = None) -> None:
+        self.kv, self._forward, self._selector, self._ahead = kv, forward, selector, ahead
+        self.last: DecodePass | None = None
+
+    def run(self, batch: list[Generation], safe_point: SafePoint, *, epoch: int, tell: bool) -> list[int]:
+        """See Steps."""
+        sequences = [g.sequence for g in batch]
+        self.last = done = DecodePass(
+            self.kv, sequences, self._selector, safe_point,
+            lambda b: self._ahead.begin(sequences, b, epoch) if self._ahead else None,
+        )  # fmt: skip
+        logits = self._forward(
+            done, [[g.tokens[-1]] for g in batch], [[s.length - 1] for s in sequences], max(s.length for s in sequences)
+        )
+        return [generation.sampler(row) for generation, row in zip(batch, logits, strict=True)]
+
+    def finish(self) -> None:
+        """See Steps."""
+        assert self.last is not None, "a step comes first"
+        manager = self.kv.manager
+        manager.observe(*self.last.candidate_heat(margins=manager.by_margin))
+        manager.end_step()
+
+    def publish(self, steering: Steering, sequences: list[Sequence], epoch: int, stats: StepStats) -> None:
+        """See Steps."""
+        assert self.last is not None, "a step comes first"
+        steering.publish(events.step_message(self.kv, self.last, sequences, epoch, stats))
+
+    def send(self, steering: Steering, message: Published) -> None:
+        """See Steps."""
+        steering.publish(message)
+
+    def close(self) -> None:
+        """See Steps."""

@@ -1,0 +1,217 @@
+"""Steps of the GPU backend: kernels interpreted, captured passes, padded rows, the ring of events."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from backend_kit import INTERPRETED, placed
+
+from hotset.kernels.dispatch import interpreting
+from hotset.kernels.resolve import PoolTooSmallError
+from hotset.kernels.state import SCRATCH_FAILED
+from hotset.protos.messages import Message, SequenceClose, SequenceOpen, Step
+from hotset.runtime.config import RuntimeConfig
+from hotset.runtime.decoder import Decoder
+from hotset.runtime.gpu import Event, InlineDevice, Stream
+from hotset.runtime.gpu.program import WARM_UPS, Program
+from hotset.runtime.gpu.ring import DEPTH
+from hotset.runtime.gpu.steps import BUCKETS, DeviceSteps, bucket, table_width
+from hotset.runtime.residency import ResidencyManager
+from hotset.runtime.steering import Steering
+
+PROMPTS = [list(range(1, 42)), list(range(20, 50)), [(7 * i) % 97 for i in range(24)]]
+BASE: dict[str, Any] = {"page_size": 4, "selected": 4, "recent": 1, "max_tokens": 200, "max_sequences": 3,
+                        "prefill_chunk": 16}  # fmt: skip
+SMALLEST = 3 * (6 + 2 * 4)
+T = TypeVar("T")
+GPU_NAMES = ["inline", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+class Listener(Steering):
+    """Hears everything, and sends a plan for what it likes at every step."""
+
+    def __init__(self) -> None:
+        self.heard: list[Message] = []
+        self.lost = 0
+        self.told: list[tuple[int, dict[str, int]]] = []
+
+    @property
+    def attached(self) -> bool:
+        return True
+
+    @property
+    def steps(self) -> list[Step]:
+        return [message for message in self.heard if isinstance(message, Step)]
+
+    def publish(self, message: Message) -> None:
+        self.heard.append(message)
+
+    def lose_step(self) -> None:
+        self.lost += 1
+
+    def apply(self, manager: ResidencyManager, epoch: int) -> None:
+        pages = torch.arange(epoch, epoch + 60, 5, dtype=torch.int32)
+        generations = torch.zeros(pages.numel(), dtype=torch.int64)
+        manager.follow(
+            (pages, generations, torch.rand(pages.numel())), (pages, generations), epoch_tick=manager.tick(),
+            until_tick=manager.tick() + 12, tell=lambda n, rejected: self.told.append((n, dict(rejected))),
+        )  # fmt: skip
+
+
+def opened(model: Any, backend: str, steps: int, device: InlineDevice | None = None, **options: Any) -> Decoder:
+    given = placed(model, backend)
+    if device is not None:
+        given["device"] = device
+    decoder = Decoder(**given, config=RuntimeConfig.checked(**{**BASE, **options}))
+    for i, prompt in enumerate(PROMPTS[: decoder.config.max_sequences]):
+        decoder.open(prompt, max_new_tokens=steps - i)
+    return decoder
+
+
+def decode(decoder: Decoder, steering: Steering | None = None) -> list[list[int]]:
+    decoder.steering = steering or decoder.steering
+    generations = list(decoder.running)
+    for _ in decoder.run():
+        pass
+    decoder.kv.check_integrity()
+    decoder.close()
+    return [g.tokens for g in generations]
+
+
+def programs(decoder: Decoder) -> dict[tuple[int, int], Program]:
+    assert isinstance(decoder._steps, DeviceSteps)
+    return decoder._steps.programs
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="Triton compiles here, so it cannot interpret as well")
+def test_with_kernels_interpreted_tokens_do_not_depend_on_residency(make_model: Callable[..., Any]) -> None:
+    """The kernels themselves: a pool that holds no more than it must, plans, a padded row, a captured pass."""
+    model, listener = make_model(num_hidden_layers=1), Listener()
+    with interpreting():
+        untiered = decode(opened(model, "inline", 6, hbm_fraction=1.0))
+        tiered = opened(model, "inline", 6, hbm_pages=3 * (2 + 2 * 4))
+        assert decode(tiered, listener) == untiered
+    moved = tiered.kv.manager.moved
+    assert moved.demand_pages > 10
+    assert moved.accesses == 2 * 4 * (3 * 3 + 2 + 1)
+    assert sum(s.stats.demand_pages for s in listener.steps) == moved.demand_pages
+    assert [program.captured for program in programs(tiered).values()] == [True, False, False]
+
+
+@pytest.mark.parametrize("backend", GPU_NAMES)
+def test_captured_or_not_gives_the_same_tokens(model: Any, backend: str) -> None:
+    found = [opened(model, backend, 12, hbm_pages=SMALLEST, graphs=graphs) for graphs in (True, False)]
+    assert decode(found[0]) == decode(found[1])
+    captured = {shape[0]: program.captured for shape, program in programs(found[0]).items()}
+    assert captured == {4: True, 2: False, 1: False}
+    assert not any(program.captured for program in programs(found[1]).values())
+
+
+class NoGraphs(InlineDevice):
+    """A device that captures nothing."""
+
+    def capture(self, body: Callable[[], T]) -> Callable[[], T]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def test_what_cannot_be_captured_runs_as_it_is(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    decoder = opened(model, "inline", 8, NoGraphs(), max_sequences=1)
+    assert decode(decoder) == decode(opened(model, "inline", 8, max_sequences=1))
+    assert not any(program.captured for program in programs(decoder).values())
+    assert caplog.text.count("cannot be captured") == 1
+    assert WARM_UPS < 8
+
+
+@pytest.mark.parametrize("backend", GPU_NAMES)
+def test_padded_rows_change_nothing(model: Any, backend: str) -> None:
+    """Three sequences in a bucket of four: the same state and tokens whatever the buffers held before."""
+    poisoned, clean = (opened(model, backend, 9, hbm_pages=SMALLEST + 5) for _ in range(2))
+    for _ in range(4):
+        poisoned.step()
+        clean.step()
+    inputs = programs(poisoned)[4, 64].inputs
+    with torch.inference_mode():
+        inputs.batch.groups[3] = 7
+    inputs._held[3] = (99, 5)
+    for _ in range(4):
+        poisoned.step()
+        clean.step()
+    assert torch.equal(poisoned.kv.manager.state.slot_of, clean.kv.manager.state.slot_of)
+    assert torch.equal(poisoned.kv.manager.rows, clean.kv.manager.rows)
+    assert torch.equal(poisoned.kv.bounds, clean.kv.bounds)
+    assert decode(poisoned) == decode(clean)
+
+
+@pytest.mark.parametrize("backend", GPU_NAMES)
+def test_messages_come_in_order_and_add_up(model: Any, backend: str) -> None:
+    decoder, listener = opened(model, backend, 14, hbm_pages=SMALLEST + 90), Listener()
+    decode(decoder, listener)
+    manager = decoder.kv.manager
+    assert [step.epoch for step in listener.steps] == list(range(13))
+    assert isinstance(listener.heard[-1], SequenceClose)
+    assert not any(isinstance(message, SequenceOpen) for message in listener.heard)
+    assert sum(step.stats.demand_pages for step in listener.steps) == manager.moved.demand_pages
+    assert sum(step.stats.prefetch_pages for step in listener.steps) == manager.moved.prefetch_pages > 0
+    assert all(step.stats.free + step.stats.reserve <= SMALLEST + 90 for step in listener.steps)
+    resident: set[int] = set()
+    for step in listener.steps:
+        assert not set(step.loaded.tolist()) & set(step.evicted.tolist())
+        resident = (resident | set(step.loaded.tolist())) - set(step.evicted.tolist())
+        assert len(resident) <= SMALLEST + 90
+    applied = manager.moved.entries_applied + manager.moved.prefetch_pages
+    assert sum(n for n, _ in listener.told) == applied > 0
+    rejected = sum(sum(reasons.values()) for _, reasons in listener.told)
+    assert rejected == sum(manager.moved.entries_rejected.values()) > 0
+
+
+class SlowEvents(InlineDevice):
+    """Copies of the events stream arrive when `go` says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def mark(self, stream: Stream, *, sleep: bool = False) -> Event:
+        done, go = super().mark(stream), self.go
+
+        class Late:
+            def query(self) -> bool:
+                return go.is_set()
+
+            def synchronize(self) -> None:
+                assert go.wait(20)
+
+        return Late() if stream is Stream.EVENTS else done
+
+
+def test_a_full_ring_drops_and_counts_and_no_step_waits(model: Any) -> None:
+    device, listener = SlowEvents(), Listener()
+    decoder = opened(model, "inline", 12, device, max_sequences=1, hbm_pages=40)
+    decoder.steering = listener
+    for _ in range(DEPTH + 3):
+        decoder.step()
+    assert listener.steps == []
+    assert listener.lost == 3
+    device.go.set()
+    decode(decoder, listener)
+    assert [step.epoch for step in listener.steps][:DEPTH] == list(range(DEPTH))
+    assert listener.steps[DEPTH].epoch >= DEPTH + 3
+
+
+def test_a_pool_that_failed_inside_a_step_is_told_when_its_tokens_are(model: Any) -> None:
+    decoder = opened(model, "inline", 6)
+    decoder.step()
+    decoder.kv.manager.state.scratch[SCRATCH_FAILED] = 5
+    with pytest.raises(PoolTooSmallError, match="5 selected pages found no slot"):
+        decoder.step()
+    decoder.close()
+
+
+def test_buckets() -> None:
+    assert [bucket(n) for n in (1, 2, 3, 5, 9, 17, 24, 25, 33)] == [1, 2, 4, 8, 16, 24, 24, 32, 40]
+    assert BUCKETS == (1, 2, 4, 8, 16, 24)
+    assert [table_width(n) for n in (1, 64, 65, 2048)] == [64, 64, 128, 2048]
