@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from sandbox import WAIT, Hotset, planned, until, write_trace
 
+from hotset.predictor.model import PUSHED_FILE, ReuseModel
 from hotset.predictor.trace import read_trace
 
 pytestmark = pytest.mark.e2e
+SAMPLE = Path(__file__).parents[1] / "data" / "sample.parquet"
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +169,39 @@ def test_a_model_is_trained_in_a_child_swapped_in_and_taken_up_after_a_kill(hots
     # One training was enough for the first, so it is for the second.
     assert second["counters"]["trainings"] == 1
     assert "training_started" not in [phase["phase"] for phase in later]
+
+
+def test_heads_trained_on_the_own_log_are_pushed_pushed_again_and_never_when_damaged(hotset: Hotset) -> None:
+    engine = hotset.start("play", SAMPLE, "--speed", 25, "--times", 400)
+    hotset.endpoint(engine)
+    trains = ("--train", "--train-after", 100, "--swap", "always", "--train-argument=--trees=8")
+    first = hotset.daemon(*trains, "--train-argument=--rows=60000")
+
+    def phases() -> list[str]:
+        return [phase["phase"] for phase in hotset.statuses()[-1]["phases"]] if hotset.statuses() else []
+
+    until(lambda: "push_accepted" in phases())
+    assert phases().index("swap") < phases().index("push") < phases().index("push_accepted")
+    status = hotset.statuses()[-1]
+    until(lambda: hotset.statuses()[-1]["in_step"].get("model", {}).get("state") == "in force")
+    until(lambda: (hotset.statuses()[-1]["gauges"]["step_precision"] or 0) > 0)
+    model = Path(status["log"]) / "training-1" / "model"
+    assert ReuseModel.load(model).device is not None
+    log = read_trace(Path(status["log"]) / "trace")
+    assert all((s.lookahead[1] >= 0).any() for s in log.sequences)
+    first.send_signal(signal.SIGTERM)
+    first.wait(timeout=WAIT)
+    # What served is taken up from the state file, and pushed again.
+    second = hotset.daemon()
+    until(lambda: len(hotset.statuses()) == 2 and "push_accepted" in phases())
+    assert phases()[0] == "resumed"
+    second.send_signal(signal.SIGTERM)
+    second.wait(timeout=WAIT)
+    data = bytearray((model / PUSHED_FILE).read_bytes())
+    data[len(data) // 2] ^= 1
+    (model / PUSHED_FILE).write_bytes(data)
+    third = hotset.daemon()
+    until(lambda: len(hotset.statuses()) == 3 and planned(hotset.statuses()[2]) > 20)
+    assert "event=model_refused" in hotset.said(third)
+    assert "device.bin is not what the card names" in hotset.said(third)
+    assert hotset.statuses()[2]["counters"]["models_pushed"] == 0
