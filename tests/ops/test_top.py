@@ -14,7 +14,7 @@ from rich.console import Console
 from hotset.ops.top import view
 from hotset.ops.top.watch import Watcher, daemon_views
 from hotset.ops.top.window import Window
-from hotset.protos.messages import AccessFlag, Geometry, Step, StepStats
+from hotset.protos.messages import AccessFlag, Geometry, LayerFigure, Step, StepStats
 from hotset.runtime.engine import Engine
 
 SHAPE = Geometry(layers=3, kv_heads=2, page_size=4, selected=2, candidates=4, page_bytes=64, slots=60, groups=20)
@@ -95,7 +95,11 @@ def step(engine: Engine) -> None:
     pages = engine.physical([1], candidates, selected)
     engine.gained(pages[~engine.resident[pages]], by="demand")
     report = engine.accesses([1], candidates, np.zeros(candidates.shape, np.uint8), selected)
-    engine.end_step([1], [4], report, StepStats(step_us=100, stall_us=10, waiting=5, paused=2))
+    by_layer = np.zeros((len(LayerFigure), SHAPE.layers), np.int32)
+    by_layer[LayerFigure.STEP_PAGES], by_layer[LayerFigure.DEMAND_PAGES] = [0, 4, 4], 2
+    by_layer[LayerFigure.STEP_USED], by_layer[LayerFigure.STEP_WASTED] = [0, 3, 3], [0, 1, 1]
+    stats = StepStats(step_us=100, stall_us=10, waiting=5, paused=2, device_model="v7")
+    engine.end_step([1], [4], report._replace(by_layer=by_layer), stats)
 
 
 def test_processes_come_and_go_and_a_frame_is_drawn_at_any_size(engine: Engine, tmp_path: Path) -> None:
@@ -114,6 +118,7 @@ def test_processes_come_and_go_and_a_frame_is_drawn_at_any_size(engine: Engine, 
     assert (row["model"], row["controller"], row["trouble"]) == ("m", "none", "")
     assert (row["hit_ratio"], row["stall_share"], row["waiting"], row["paused"]) == (0.0, 0.1, 5, 2)
     assert (row["moved_bytes"], row["hot_slots"], row["free"]) == (6 * 64, 60, 54)
+    assert (row["device_model"], row["step_precision"], row["step_coverage"]) == ("v7", 0.75, 0.5)
     for width, height in ((200, 50), (80, 24), (40, 10), (20, 5), (10, 3)):
         text = StringIO()
         console = Console(file=text, width=width, height=height, color_system=None)
@@ -123,6 +128,7 @@ def test_processes_come_and_go_and_a_frame_is_drawn_at_any_size(engine: Engine, 
         assert lines[0].startswith("hotset top"[:width])
         if width >= 80:
             assert any("3 layers x 2 heads" in line for line in lines)
+            assert any(line.startswith("inside the step: v7  precision 75.0%  coverage 50.0%") for line in lines)
     engine.close()
     watcher.find()
     assert watcher.cut() == []

@@ -107,6 +107,8 @@ def details(chosen: Observed, width: int, height: int) -> list[RenderableType]:
     row, shape = chosen.row, chosen.geometry
     assert shape is not None
     lines: list[RenderableType] = [_title(row, width)]
+    if row["device_model"] or row["step_loads"]:
+        lines.append(_inside(row, width))
     for name, key in (("misses/step", "misses"), ("stall", "stall_share")):
         values = [_point(past, key) for past in chosen.history]
         lines.append(_series(name, values, key == "misses", width))
@@ -177,6 +179,18 @@ def _title(row: Row, width: int) -> Text:
     if rejected:
         said += f"  rejected: {rejected}"
     line = Text(said, style="bold", no_wrap=True)
+    line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def _inside(row: Row, width: int) -> Text:
+    """What is decided inside the step, by which model, and how well."""
+    shares = [f"{name} {_share(f'step_{name}')(row)}" for name in ("precision", "coverage")]
+    loads = [f"{cause} {_short(row[f'{cause}_loads'])}" for cause in ("demand", "plan", "step")]
+    said = (
+        f"inside the step: {row['device_model'] or 'no model'}  {'  '.join(shares)}  pages loaded: {', '.join(loads)}"
+    )
+    line = Text(said, no_wrap=True)
     line.truncate(width, overflow="ellipsis")
     return line
 

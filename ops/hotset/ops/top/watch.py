@@ -131,6 +131,7 @@ class Observed:
             "plans_applied": stats.plans_applied if stats else 0,
             "entries_applied": stats.entries_applied if stats else 0,
             "entries_rejected": dict(stats.entries_rejected) if stats else {},
+            "device_model": stats.device_model if stats else "",
             "planner": view.get("source", ""),
             "model_version": view.get("model_version", ""),
             "plan_seconds": view.get("plan_seconds", {}),

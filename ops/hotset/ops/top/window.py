@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hotset.protos.messages import AccessFlag, Step
+from hotset.protos.messages import AccessFlag, LayerFigure, Step
 
 Counts = npt.NDArray[np.int64]
 
@@ -21,6 +21,7 @@ class Window:
         self.prefetched_hits = 0
         self.selected: Counts = np.zeros(lanes, np.int64)
         self.missed: Counts = np.zeros(lanes, np.int64)
+        self.by_layer: Counts = np.zeros((len(LayerFigure), 1), np.int64)
         self.last: Step | None = None
 
     def add(self, step: Step) -> None:
@@ -36,6 +37,9 @@ class Window:
         self.selected += np.count_nonzero(selected, axis=(0, 2))
         self.missed += np.count_nonzero(selected & ~hit, axis=(0, 2))
         self.prefetched_hits += int(np.count_nonzero(flags & AccessFlag.PREFETCHED))
+        told = step.by_layer[: len(LayerFigure)]
+        if told.size:
+            self.by_layer[: len(told), 0] += told.sum(axis=1, dtype=np.int64)
         self.last = step
 
     def summary(self, seconds: float) -> dict[str, Any]:
@@ -51,4 +55,18 @@ class Window:
             "stall_share": round(self.stall_us / self.step_us, 4) if self.step_us else None,
             "link_gbps": round(self.moved_bytes / seconds / 1e9, 6),
             "lost": self.lost,
+            **self._inside(),
+        }
+
+    def _inside(self) -> dict[str, Any]:
+        """Pages by what brought them, and how prefetches inside the step did; nothing known is 0 or None."""
+        count = {figure: int(self.by_layer[figure, 0]) for figure in LayerFigure}
+        used, wasted = count[LayerFigure.STEP_USED], count[LayerFigure.STEP_WASTED]
+        demand = count[LayerFigure.DEMAND_PAGES]
+        return {
+            "demand_loads": demand,
+            "plan_loads": count[LayerFigure.PLAN_PAGES],
+            "step_loads": count[LayerFigure.STEP_PAGES],
+            "step_precision": round(used / (used + wasted), 4) if used + wasted else None,
+            "step_coverage": round(used / (used + demand), 4) if used + demand else None,
         }
