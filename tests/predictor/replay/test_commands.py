@@ -57,6 +57,25 @@ def test_table_and_plot(sample_path: Path, tmp_path: Path) -> None:
     assert (tmp_path / "p.html").read_text(encoding="utf-8").count("<tr>") > 2  # drawn at more ratios than asked for
 
 
+def test_a_plot_over_bytes_has_lru_to_compare_with_and_one_line_for_all_budgets(
+    sample_path: Path, tmp_path: Path
+) -> None:
+    options = (
+        "--policy",
+        "lookahead-top@0.5,lookahead-top@1",
+        "--over",
+        "bytes",
+        "--plot",
+        tmp_path / "b.html",
+        "--json",
+    )
+    found = _objects(_hotset("replay", sample_path, *options))
+    assert [r["policy"] for r in found] == ["lookahead-top@0.5", "lookahead-top@1"]
+    page = (tmp_path / "b.html").read_text(encoding="utf-8")
+    assert "<td>lru</td>" in page
+    assert page.count("<!-- lookahead-top -->") == 1
+
+
 @pytest.mark.parametrize(
     ("options", "what"),
     [
@@ -66,6 +85,7 @@ def test_table_and_plot(sample_path: Path, tmp_path: Path) -> None:
         (("--ratio", "0.5"), "1 or more"),
         (("--pool", "big"), "choose lane or shared"),
         (("--plot", "x.gif"), "a plot is"),
+        (("--over", "time"), "choose ratio or bytes"),
         (("--link-gbps", "0"), "link model"),
     ],
 )

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from hotset.predictor.replay import Pool, ReplayResult
+    from hotset.predictor.replay.plot import Axis
 
 _EXAMPLE = """Run traces against policies and count what each would have missed, moved and waited for.
 
@@ -46,7 +47,10 @@ def replay(
     jobs: Annotated[int, typer.Option(min=1, help="processes")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="of the random policy")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a policy and line")] = False,
-    plot: Annotated[Path | None, typer.Option(help="draw miss ratio over ratio: FILE.png or FILE.html")] = None,
+    plot: Annotated[Path | None, typer.Option(help="draw misses: FILE.png or FILE.html")] = None,
+    over: Annotated[
+        str, typer.Option(help="what to draw them over: ratio, or bytes (a line for NAME@BUDGET,NAME@BUDGET,...)")
+    ] = "ratio",
 ) -> None:
     import json
     from dataclasses import asdict
@@ -54,14 +58,16 @@ def replay(
     from hotset.predictor.replay import LinkModel, replay_files
     from hotset.predictor.replay.plot import check_target, draw
 
-    names, ratios = parse_policies(policy), parse_ratios(ratio)
+    names, ratios, axis = parse_policies(policy), parse_ratios(ratio), parse_axis(over)
     if plot is not None:
         check_target(plot)
-    drawn = sorted({*ratios, *_PLOT_RATIOS}) if plot is not None and len(ratios) == 1 else ratios
+    alone = plot is not None and axis == "ratio" and len(ratios) == 1
+    drawn = sorted({*ratios, *_PLOT_RATIOS}) if alone else ratios
+    run = names if plot is None or axis == "ratio" or "lru" in names else ["lru", *names]
     with _progress() as report:
         results = replay_files(
             traces,
-            names,
+            run,
             ratios=drawn,
             pool=parse_pool(pool),
             model=_model_folder(names, model, tracking_uri),
@@ -71,8 +77,8 @@ def replay(
             progress=report,
         )
     if plot is not None:
-        draw(results, plot)
-    asked = [result for result in results if result.ratio in ratios]
+        draw(results, plot, axis)
+    asked = [result for result in results if result.ratio in ratios and result.policy in names]
     if as_json:
         for result in asked:
             typer.echo(json.dumps(asdict(result)))
@@ -100,6 +106,17 @@ def parse_ratios(text: str) -> list[float]:
         return list(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
         raise PolicyError(f"--ratio {text!r}: give a number, or several separated by commas") from None
+
+
+def parse_axis(text: str) -> Axis:
+    """`ratio` or `bytes`; PolicyError otherwise."""
+    from hotset.predictor.policies import PolicyError
+
+    if text == "ratio":
+        return "ratio"
+    if text == "bytes":
+        return "bytes"
+    raise PolicyError(f"--over {text!r}: choose ratio or bytes")
 
 
 def parse_pool(text: str) -> Pool:

@@ -1,4 +1,4 @@
-"""Draw miss ratio over ratio, one line a policy."""
+"""Draw what replay counted: misses over the size of the pool, or over bytes, one line a policy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hotset.predictor.policies.base import PolicyError
 from hotset.predictor.replay.run import ReplayResult
@@ -15,6 +15,7 @@ from hotset.predictor.replay.run import ReplayResult
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Axis = Literal["ratio", "bytes"]
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>hotset replay</title>
 <style>body {{ font: 15px system-ui, sans-serif; margin: 2em auto; max-width: 70em; }}
@@ -35,10 +36,13 @@ def check_target(path: Path) -> None:
         raise PolicyError(f"{path}: no such folder as {path.parent}")
 
 
-def draw(results: Sequence[ReplayResult], path: Path) -> None:
-    """Write the plot as .png, or as a .html page that needs no other file."""
+def draw(results: Sequence[ReplayResult], path: Path, over: Axis = "ratio") -> None:
+    """Write the plot as .png, or as a .html page that needs no other file.
+
+    Over bytes, both axes are relative to LRU, which has to be among the results, and a policy's budgets make its line.
+    """
     check_target(path)
-    figure = _figure(results)
+    figure = _over_ratio(results) if over == "ratio" else _over_bytes(results)
     if path.suffix == ".png":
         figure.savefig(path, dpi=150)
         return
@@ -60,7 +64,7 @@ def _row(result: ReplayResult) -> str:
     return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
-def _figure(results: Sequence[ReplayResult]) -> Figure:
+def _over_ratio(results: Sequence[ReplayResult]) -> Figure:
     from matplotlib.figure import Figure  # no pyplot: there may be no display
 
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -71,6 +75,28 @@ def _figure(results: Sequence[ReplayResult]) -> Figure:
         axes.plot(*zip(*mine, strict=True), style, marker="o", markersize=3, color=f"C{number % 10}", label=policy)
     axes.set(xlabel="slots a lane / k", ylabel="demand misses / accesses", ylim=(0, None))
     axes.set_title(f"{results[0].pool} pool, {results[0].accesses} accesses")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _over_bytes(results: Sequence[ReplayResult]) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    lru = {result.ratio: result for result in results if result.policy == "lru"}
+    lines: dict[tuple[str, float], list[tuple[float, float]]] = {}
+    for result in results:
+        base = lru[result.ratio]
+        point = result.moved_bytes / base.moved_bytes, result.demand_misses / base.demand_misses
+        lines.setdefault((result.policy.partition("@")[0], result.ratio), []).append(point)
+    for number, ((policy, ratio), points) in enumerate(lines.items()):
+        label = policy if len(lru) == 1 else f"{policy}, {ratio:g}k"
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, color=f"C{number % 10}", label=label)
+    axes.set(xlabel="moved bytes / LRU's", ylabel="demand misses / LRU's", ylim=(0, None))
+    sizes = ", ".join(f"{ratio:g}k" for ratio in lru)
+    axes.set_title(f"{results[0].pool} pool of {sizes}, {results[0].accesses} accesses")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return figure
