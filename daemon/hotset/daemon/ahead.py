@@ -34,11 +34,17 @@ class Ahead:
         self._lanes = self._rows = 0
         self._stopped = False
         self._thread: threading.Thread | None = None
+        self._turns = Turns(near=True)
 
     @property
     def running(self) -> bool:
         """Whether values are being made, or wait to be taken."""
         return self._scorer is not None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is something left to score."""
+        return self._scorer is not None and self._lanes > 0 and self._rows > 0
 
     def start(self, scorer: Scorer, rules: PlanRules) -> None:
         """There is news to score, or another scorer to do it; values that another made are dropped."""
@@ -49,6 +55,10 @@ class Ahead:
             self._rows = rules.rows - sum(len(part.pages) for part in self._parts)
             self._scorer, self._rules = scorer, rules
             self._changed.notify()
+        self.begin()
+
+    def begin(self) -> None:
+        """Have somebody score from now on: a thread of its own; a simulation does it in another way."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="hotset-score", daemon=True)
             self._thread.start()
@@ -77,29 +87,26 @@ class Ahead:
             self._thread.join()
 
     def _run(self) -> None:
-        turns = Turns(near=True)
         try:
             while (work := self._next()) is not None:
-                scorer, rules, rows, lanes = work
                 began = time.perf_counter()
-                parts = turns.score(self._state, scorer, rules, rows, lanes)
+                parts = self.score(*work)
                 self._spent(sum(len(part.pages) for part in parts), time.perf_counter() - began)
-                self._put(scorer, parts)
+                self._put(work[0], parts)
         except Exception as error:  # noqa: BLE001 - it is logged, with its traceback
             # Decoding goes on without plans; the session must not end for it.
             say(logging.ERROR, "scoring_failed", failure=error)
 
+    def score(self, scorer: Scorer, rules: PlanRules, rows: int, lanes: int) -> list[Scored]:
+        """Score about `rows` pages of at most `lanes` lanes, whose turn it is."""
+        return self._turns.score(self._state, scorer, rules, rows, lanes)
+
     def _next(self) -> tuple[Scorer, PlanRules, int, int] | None:
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._stopped or (self._scorer is not None and min(self._lanes, self._rows) > 0)
-            )
+            self._changed.wait_for(lambda: self._stopped or self.wanted)
             if self._stopped or self._scorer is None:
                 return None
             return self._scorer, self._rules, min(SLICE, self._rows), self._lanes
-
-    def _wanted(self) -> bool:
-        return self._scorer is not None and self._lanes > 0 and self._rows > 0
 
     def _put(self, scorer: Scorer, parts: list[Scored]) -> None:
         with self._changed:

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 
 from hotset.daemon.advice.node import Node
+from hotset.daemon.ahead import Ahead
 from hotset.daemon.config import DaemonConfig
 from hotset.daemon.connection import Connection, Received
 from hotset.daemon.events import say
 from hotset.daemon.planner import Scorer
 from hotset.daemon.resume import StateFile
 from hotset.daemon.sidecar import Sidecar
+from hotset.daemon.state import SessionState
 from hotset.protos.errors import HotsetError, ProtocolError
 from hotset.protos.messages import PROTOCOL_VERSION, Advice, Detach, Error, Heartbeat, Hello, Message
 
@@ -38,11 +40,12 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
         state: StateFile | None = None,
         node: Node | None = None,
+        ahead: Callable[[SessionState, Callable[[int, float], None]], Ahead] = Ahead,
     ) -> None:
         """`alive(silence)` tells whether the runtime is still there, given the seconds since it last spoke.
 
         `clock` gives the seconds by which everything is timed; a simulation brings its own. `state` knows what an
-        earlier daemon had in service, `node` what the sessions of one daemon share.
+        earlier daemon had in service, `node` what the sessions of one daemon share, `ahead` makes who scores ahead.
         """
         self.sidecar: Sidecar | None = None
         self.ended = ""
@@ -55,10 +58,16 @@ class Session:
         self._clock = clock
         self._state = state
         self._node = node
+        self._ahead = ahead
         self._news: Received | None = None
         """Came while there was still something to learn."""
         self._heard = self._spoke = clock()
         self._keep_alive = GREETING_SECONDS
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something was received that the next turn will take."""
+        return self._news is not None
 
     def run(self, stop: threading.Event) -> None:
         """Serve until the runtime is gone, lets us go, or `stop` is set; then finish the log."""
@@ -144,7 +153,7 @@ class Session:
             self.ended = "another runtime answers in its place"
             return
         if self.sidecar is None:
-            self.sidecar = Sidecar(hello, self._config, self._scorer, self._say, self._clock, self._node)
+            self.sidecar = Sidecar(hello, self._config, self._scorer, self._say, self._clock, self._node, self._ahead)
             if self._state is not None and (recalled := self._state.recall(hello)) is not None:
                 self.sidecar.resume(*recalled)
         self._keep_alive = hello.lease_seconds / 3

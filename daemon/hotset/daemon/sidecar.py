@@ -50,6 +50,7 @@ class Sidecar:
         say: Callable[[Message], bool],
         clock: Callable[[], float] = time.monotonic,
         node: Node | None = None,
+        ahead: Callable[[SessionState, Callable[[int, float], None]], Ahead] = Ahead,
     ) -> None:
         folder = new_folder(config.log_dir, hello)
         self.state = SessionState(hello.geometry, Room(config.state_bytes, config.idle_steps))
@@ -74,7 +75,7 @@ class Sidecar:
             lookahead=tuple(sorted(set(hello.in_step.distances))),
         )  # fmt: skip
         self._scoring = ScoringBudget(config.rules.rows)
-        self._ahead = Ahead(self.state, self._scoring.observe)
+        self._ahead = ahead(self.state, self._scoring.observe)
         self._backlog = Backlog(self.state, self._learned, clock)
         self._new: list[Step] = []
         self._fresh = False
@@ -235,11 +236,12 @@ class Sidecar:
         self._count(message)
         # One log a session: whoever stands by leaves it to the controller.
         if self.leads and self._config.record:
+            self._recorder.note(message, self.status.source if self._config.plan_every else "")
             for part in step.parts:
                 self._recorder.append(part, message.epoch)
         if not self.state.synced:
             self.ask_snapshot()
-        elif self.leads and not self._fresh and (message.epoch + 1) % self._config.plan_every == 0:
+        elif self.leads and not self._fresh and self._due(message.epoch + 1):
             self._ahead.start(self._rule.scorer, self._planner.rules)
 
     def _count(self, message: Step) -> None:

@@ -188,6 +188,22 @@ def test_a_slow_daemon_skips_steps_and_its_plans_age(sample_path: Path) -> None:
     assert run(1e9)["plans_applied"] == 0
 
 
+def test_a_daemon_whose_scoring_takes_long_plans_ahead(sample_path: Path) -> None:
+    """Its plans come with every step, as soon as before, but name an older one and hold what there was time for."""
+
+    def run(score_ns: float) -> dict[str, float]:
+        node = Node(ratio=1.5, plan_delay_us=50, score_ns=score_ns)
+        found = simulate(Job((sample_path,), policy="heuristic", load=Load(sequences=2, tokens=40), node=node))[1]
+        return {name: value for name, value in found.items() if name != "wall_seconds"}
+
+    fresh, ahead, slower = run(0), run(1000), run(4000)
+    assert fresh["plan_age_steps"] == 1
+    assert 1.8 < ahead["plan_age_steps"] < 3
+    assert ahead["plans_applied"] >= fresh["plans_applied"] - 3
+    assert 0 < slower["entries_applied"] < ahead["entries_applied"] / 2 < fresh["entries_applied"] / 4
+    assert run(1000) == ahead
+
+
 def test_a_shared_prefix_is_held_once(sample: Trace) -> None:
     alone = Engine(_load(sample, 6), Node(ratio=1.5))
     shared = Engine(_load(sample, 6, shared_prefix=1.0), Node(ratio=1.5))

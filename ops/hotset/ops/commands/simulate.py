@@ -61,6 +61,9 @@ def simulate(
     step_us: Annotated[str, typer.Option(help="compute of a step, whatever the batch")] = "1200",
     sequence_us: Annotated[str, typer.Option(help="compute that each request of the batch adds")] = "40",
     plan_delay_us: Annotated[str, typer.Option(help="from a step's event to its plan on the wire")] = "1000",
+    score_ns: Annotated[
+        str | None, typer.Option(help="for the daemon to score a page [default: 200 heuristic, 2000 learned]")
+    ] = None,
     builtin: Annotated[
         str | None, typer.Option(help="built-in policy: margin-ema, score-ema or lru [default: margin-ema]")
     ] = None,
@@ -92,13 +95,13 @@ def simulate(
         "policy": policy or "builtin", "sequences": sequences, "arrivals": arrivals, "tokens": tokens,
         "shared_prefix": shared_prefix, "concurrency": concurrency, "ratio": ratio, "slots": slots, "hbm_gib": hbm_gib,
         "sequence_mib": sequence_mib, "link_gbps": link_gbps or "50", "link_latency_us": link_latency_us,
-        "step_us": step_us, "sequence_us": sequence_us, "plan_delay_us": plan_delay_us,
+        "step_us": step_us, "sequence_us": sequence_us, "plan_delay_us": plan_delay_us, "score_ns": score_ns,
         "builtin": builtin or "margin-ema",
     }  # fmt: skip
     if real is not None:
         _compare(
             real, policy, lambda: _model_folder(["learned"], model, tracking_uri), as_json,
-            {"link_gbps": link_gbps, "plan_delay_us": plan_delay_us, "builtin": builtin},
+            {"link_gbps": link_gbps, "plan_delay_us": plan_delay_us, "score_ns": score_ns, "builtin": builtin},
         )  # fmt: skip
         return
     swept = dict(parse_axis(text) for text in sweep or ())

@@ -204,6 +204,7 @@ class Engine:
         applied, rejected = self.pool.apply_plan(plan, epoch_tick=seen, until_tick=until)
         self._rejected.update(rejected)
         self.tally.plans_applied += 1
+        self.tally.plans_learned += plan.source == "learned"
         self.tally.entries_applied += applied
         self.tally.plan_age_steps += self.epoch - plan.epoch
         self.wire.publish(Ack(of="plan", number=plan.number, accepted=True, applied=applied, rejected=dict(rejected)))

@@ -29,6 +29,7 @@ class Node(BaseModel):
     step_us: Annotated[float, Field(ge=0, description="compute of a step, whatever the batch")] = 1200.0
     sequence_us: Annotated[float, Field(ge=0, description="compute that each sequence of the batch adds")] = 40.0
     plan_delay_us: Annotated[float, Field(ge=0, description="from a step's event to its plan on the wire")] = 1000.0
+    score_ns: Annotated[float | None, Field(ge=0, description="nanoseconds for the daemon to score a page")] = None
     builtin: Literal["margin-ema", "score-ema", "lru"] = "margin-ema"
     plan_lifetime: Annotated[int, Field(ge=1, description="steps that a plan's values outlive its epoch")] = 16
 

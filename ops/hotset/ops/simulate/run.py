@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from hotset.daemon.config import DaemonConfig
+from hotset.daemon.planner import Scorer
+from hotset.daemon.scorers import LearnedScorer
+from hotset.ops.simulate.daemon import HEURISTIC_NS, LEARNED_NS, CostedHeuristic, CostedModel, Stopwatch
 from hotset.ops.simulate.engine import Engine
 from hotset.ops.simulate.node import Memory, Node
 from hotset.ops.simulate.tally import Tally
@@ -117,25 +120,28 @@ def _daemon(job: Job, workload: Workload, folder: Path) -> LockstepWire:
         options["plan_every"] = 0
     if "advice" in DaemonConfig.model_fields:
         options["advice"] = {"enabled": job.controller}
+    scorer, watch = _scorer(job)
     return LockstepWire(
         workload.meta.model,
         memory.geometry(workload),
         memory.capacity(),
         builtin=job.node.builtin,
-        scorer=_scorer(job),
+        scorer=scorer,
         config=daemon_config(folder, **options),
         plan_delay_us=job.node.plan_delay_us,
+        watch=watch,
     )
 
 
-def _scorer(job: Job) -> Any:
-    from hotset.daemon.scorers import HeuristicScorer, LearnedScorer
-
-    if job.policy != "learned":
-        return HeuristicScorer()
+def _scorer(job: Job) -> tuple[Scorer, Stopwatch]:
+    learned = job.policy == "learned"
+    given, usual = job.node.score_ns, LEARNED_NS if learned else HEURISTIC_NS
+    watch = Stopwatch(usual if given is None else given)
+    if not learned:
+        return CostedHeuristic(watch), watch
     if job.model is None:
         raise ConfigError("policy learned needs a model; train one, or name it with --model")
-    return LearnedScorer.load(job.model)
+    return CostedModel(LearnedScorer.load(job.model), watch), watch
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def print_table(reports: Sequence[Mapping[str, Any]], axes: Sequence[str], conso
     for column in COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for report in reports:
-        head = [_short(report.get(name)) for name in names]
+        head = [_short(report.get(name, report.get("asked", {}).get(name))) for name in names]
         if report.get("controller"):
             head[names.index("policy")] += " + controller"
         table.add_row(*head, *_cells(report))

@@ -79,6 +79,7 @@ class Tally:
     warm_pages: int = 0
     plans_applied: int = 0
     plans_late: int = 0
+    plans_learned: int = 0
     plan_age_steps: int = 0
     entries_applied: int = 0
     seconds: float = 0.0
@@ -141,6 +142,7 @@ class Tally:
             "written_pages": self.total("written_pages"),
             "moved_bytes": (misses + prefetched) * self.page_bytes,
             "plans_applied": self.plans_applied,
+            "plans_learned": self.plans_learned,
             "plans_late": self.plans_late,
             "plan_age_steps": self.plan_age_steps / self.plans_applied if self.plans_applied else None,
             "entries_applied": self.entries_applied,

@@ -1,20 +1,24 @@
 """The engine's end of the wire in virtual time, and the real daemon behind it, in lockstep.
 
 Server, messages, encoding and session are those that decode processes and daemons use; only the transport is in
-memory and the clock is the simulation's. The daemon takes its turn when it is free and something has come; its plan
-reaches the engine `plan_delay_us` later, and until then the daemon is busy, so that a slow one skips steps.
+memory and the clock is the simulation's. The daemon takes its turn when it is free and something has come. Its plan
+reaches the engine `plan_delay_us` and the time of its scoring later; until then the daemon is busy, so that a slow one
+skips steps.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from hotset.daemon.config import DaemonConfig
 from hotset.daemon.connection import Connection
 from hotset.daemon.planner import Scorer
 from hotset.daemon.session import Session
+from hotset.daemon.state import SessionState
+from hotset.ops.simulate.daemon import Stopwatch, VirtualAhead
 from hotset.protos.errors import HotsetError
 from hotset.protos.messages import Advice, Capacity, Geometry, Hello, Plan
 from hotset.protos.transport.memory import MemoryServer
@@ -76,8 +80,10 @@ class LockstepWire(Wire):
         scorer: Scorer,
         config: DaemonConfig,
         plan_delay_us: float,
+        watch: Stopwatch,
     ) -> None:
         self._now_us = 0.0
+        self._watch = watch
         self._delay_us = plan_delay_us
         self._busy_until = 0.0
         self._coming: deque[tuple[float, bytes, list[Frame]]] = deque()
@@ -91,7 +97,10 @@ class LockstepWire(Wire):
         self._server.limit_entries(geometry.slots)
         self._client = self._transport.connect()
         connection = Connection(self._client, "hotset-simulate")
-        self.session = Session(connection, config, lambda silence: True, scorer, clock=lambda: self._now_us / 1e6)
+        self._ahead: VirtualAhead | None = None
+        self.session = Session(
+            connection, config, lambda silence: True, scorer, clock=watch.seconds, ahead=self._make_ahead
+        )
         self.session.begin()
         self._collect()
         self.safe_point(0.0)
@@ -104,7 +113,10 @@ class LockstepWire(Wire):
         """See Wire. Raises HotsetError if the daemon has ended the session."""
         self._now_us = now_us
         self._deliver()
-        while self._client.inbox and self._busy_until <= now_us:
+        while (self._client.inbox or self.session.has_news) and self._busy_until <= now_us:
+            if self._ahead is not None:
+                self._ahead.catch_up(now_us)
+            self._watch.turn(now_us)
             self.session.turn(0)
             if self.session.ended:
                 raise HotsetError(f"the daemon ended the simulated session: {self.session.ended}")
@@ -142,12 +154,16 @@ class LockstepWire(Wire):
     def _greet(self, leads: bool, holder: str) -> Hello:
         return self._hello.model_copy(update={"controller": leads, "holder": holder})
 
+    def _make_ahead(self, state: SessionState, spent: Callable[[int, float], None]) -> VirtualAhead:
+        self._ahead = VirtualAhead(self._watch, state, spent)
+        return self._ahead
+
     def _collect(self) -> None:
         """What the daemon said in its turn: a plan takes its time, the rest comes at once."""
         while (received := self._transport.receive(0)) is not None:
             peer, frames = received
             planned = bytes(frames[0]) == b"plan"
-            at = self._now_us + (self._delay_us if planned else 0.0)
+            at = self._now_us + (self._delay_us + self._watch.spent_us if planned else 0.0)
             self._busy_until = max(self._busy_until, at)
             self._coming.append((at, peer, frames))
 
