@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from hotset.kernels.forest import DeviceForest, forest
+from hotset.kernels.forest import DeviceForest, forest, intervals, reference
 from hotset.predictor.forest import Forest
 from hotset.protos.errors import ModelError
 from hotset.protos.forest import FlatForest
@@ -68,8 +68,20 @@ def test_equals_booster(leaves: int, trees: int, columns: int, objective: str, z
 def test_reference_equals_booster() -> None:
     booster = _booster(2, 9, leaves=63, trees=20, objective="binary", zero=True)
     rows = _rows(np.random.default_rng(3), 300, 9)
-    found = forest(DeviceForest.upload(_flat(booster)), torch.tensor(rows))
+    found = reference.predict(_flat(booster), torch.tensor(rows))
     torch.testing.assert_close(found.double(), torch.tensor(np.asarray(booster.predict(rows))), rtol=1e-5, atol=1e-5)
+
+
+def test_the_cpus_way_equals_booster() -> None:
+    # 9,000 rows are three parts.
+    for leaves in (31, 200):
+        booster = _booster(4, 9, leaves=leaves, trees=12, zero=True)
+        rows = _rows(np.random.default_rng(5), 9000, 9)
+        found = intervals.predict(DeviceForest.upload(_flat(booster)), torch.tensor(rows))
+        torch.testing.assert_close(
+            found.double(), torch.tensor(np.asarray(booster.predict(rows))), rtol=1e-5, atol=1e-5
+        )
+    assert intervals.predict(DeviceForest.upload(_flat(booster)), torch.empty(0, 9)).shape == (0,)
 
 
 def test_constant_trees(device: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hotset.kernels.dispatch import require, use_kernel
-from hotset.kernels.forest import reference
+from hotset.kernels.forest import intervals
 from hotset.kernels.forest.tables import DeviceForest, Plan
 
 __all__ = ["DeviceForest", "Plan", "forest"]
@@ -25,4 +25,4 @@ def forest(model: DeviceForest, rows: torch.Tensor) -> torch.Tensor:
         from hotset.kernels.forest import kernel
 
         return kernel.launch(model, rows)
-    return reference.predict(model.flat, rows)
+    return intervals.predict(model, rows)
