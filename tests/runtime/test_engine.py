@@ -337,3 +337,19 @@ def test_mistakes_of_the_author_are_told_at_once(bench: Bench) -> None:
 def test_the_engine_needs_no_torch() -> None:
     code = "import sys, hotset.runtime.engine; sys.exit(bool({'torch', 'lightgbm', 'numba'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_ranks_of_an_engines_own_estimate_travel_with_its_step(bench: Bench) -> None:
+    watcher = bench.watcher()
+    bench.engine.open_sequence(1, prompt_tokens=8, groups=[0, 1])
+    bench.engine.begin_step()
+    candidates = np.tile(np.array([[0, 1, -1]], "<i4"), (LANES, 1))
+    scores = np.tile(np.array([[0.25, 0.5, 9.0]], "<f4"), (LANES, 1))
+    ranks = bench.engine.ranked(candidates, scores)
+    assert ranks[0].tolist() == [1, 0, -1]
+    accesses = bench.engine.accesses([1], candidates, np.zeros(candidates.shape, "|u1"), candidates >= 0)
+    bench.engine.end_step([1], [8], accesses._replace(lookahead={2: ranks}))
+    step = watcher.hear(lambda m: isinstance(m, Step))
+    assert isinstance(step, Step)
+    np.testing.assert_array_equal(step.lookahead[2], ranks)
+    assert list(step.lookahead) == [2]

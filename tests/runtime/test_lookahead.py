@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import lightgbm
 import numpy as np
@@ -14,21 +14,36 @@ import torch
 from hotset.kernels.state import FILLING
 from hotset.predictor.device import DeviceHeads, DeviceState
 from hotset.predictor.device.lookahead import DeviceLookahead
-from hotset.protos.device_features import DEVICE_FEATURES
+from hotset.protos.device_features import DEVICE_FEATURES, DEVICE_FEATURES_HASH
 from hotset.protos.device_model import DeviceModel
 from hotset.protos.forest import sha256
 from hotset.protos.lookahead import SAFE_PROBABILITY
-from hotset.protos.messages import AccessFlag, LayerFigure, Model, Step
+from hotset.protos.messages import (
+    AccessFlag,
+    Ack,
+    Attach,
+    Heartbeat,
+    Hello,
+    LayerFigure,
+    Message,
+    Model,
+    Step,
+)
 from hotset.protos.messages import Lookahead as Steer
+from hotset.protos.transport import MemoryServer
+from hotset.protos.wire import decode, encode
 from hotset.runtime import events
 from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.decoder import Decoder, Generation, StepReport
 from hotset.runtime.host_link import HostLink
+from hotset.runtime.link import ControlLink
 from hotset.runtime.lookahead.book import FeaturePage
 from hotset.runtime.lookahead.price import LinkPrice
 from hotset.runtime.lookahead.ranks import rank_pages
 from hotset.runtime.passes import DecodePass
+from hotset.runtime.steering import LinkSteering
 
+M = TypeVar("M", bound=Message)
 SLOTS, K, LANES = 130, 6, 6
 PROMPT = torch.randint(0, 97, (150,), generator=torch.Generator().manual_seed(3)).tolist()
 
@@ -281,6 +296,64 @@ def test_what_is_wrong_with_a_model_is_said_and_the_old_one_stays(
     off = made(model, lookahead=1, lookahead_prefetch="bare")
     assert off.ahead is not None
     assert off.ahead.take_model(message(data)).startswith("unsupported")
+
+
+class Peer:
+    """A daemon's end of the link to `decoder`."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        assert decoder.ahead is not None
+        server = MemoryServer()
+        link = ControlLink(
+            model="tiny", geometry=decoder.kv.geometry, builtin_policy="lru", transport=server,
+            in_step=decoder.ahead.in_step,
+        )  # fmt: skip
+        decoder.steering = LinkSteering(link, lifetime=16)
+        self.client, self.decoder, self._sent = server.connect(), decoder, 0
+        self.say(Attach(peer="test", pid=1))
+        self.hello = self.hear(Hello)
+
+    def say(self, message: Message) -> None:
+        self._sent += 1
+        assert self.client.send(encode(message, self._sent))
+
+    def hear(self, kind: type[M], of: str = "") -> M:
+        while (frames := self.client.receive(5.0)) is not None:
+            message = decode(frames)[1]
+            if isinstance(message, kind) and getattr(message, "of", of) == (of or getattr(message, "of", of)):
+                return message
+        raise AssertionError(f"no {kind.__name__} came")
+
+    def ask(self, message: Message) -> Ack:
+        """Send, let the decoder take a step, and return what it says to it."""
+        self.say(message)
+        self.say(Heartbeat())
+        self.hear(Ack, of="heartbeat")
+        self.decoder.step()
+        return self.hear(Ack, of=str(getattr(message, "type", "")))
+
+
+def test_a_daemon_swaps_the_model_between_steps_and_hears_why_not(
+    trained: DeviceModel, model: Any, made: Callable[..., Decoder]
+) -> None:
+    decoder, data = made(model, lookahead=1), trained.to_bytes()
+    peer = Peer(decoder)
+    two(decoder)
+    assert peer.hello.in_step.models
+    assert peer.hello.in_step.use_features == DEVICE_FEATURES_HASH
+    decoder.step()
+    step = peer.hear(Step)
+    assert list(step.lookahead) == [1]
+    assert step.lookahead_1.shape == (2 * LANES, 2 * K)
+    assert step.stats.device_model == ""
+    assert peer.ask(message(data, 1)).accepted
+    assert peer.hear(Step).stats.device_model == "v1"
+    refused = peer.ask(message(data, 2, sha256="0" * 64))
+    assert (refused.accepted, refused.number) == (False, 2)
+    assert refused.reason.startswith("corrupt")
+    assert peer.hear(Step).stats.device_model == "v1"
+    assert peer.ask(steer(distance=[-1, 2, 2])).accepted
+    assert list(peer.hear(Step).lookahead) == [2]
 
 
 def steer(**values: list[float]) -> Steer:

@@ -63,7 +63,7 @@ def _lookahead(ahead: LookaheadPass) -> dict[str, npt.NDArray[np.int32]]:
     """The ranks of each distance, and -1 for layers that look ahead at another one."""
     distance = torch.tensor(ahead.distance)[:, None, None, None]
     found = {}
-    for early in sorted(set(ahead.distance) - {0}):
+    for early in sorted({early for layer, early in enumerate(ahead.distance) if 0 < early <= layer}):
         ranks = torch.where(distance == early, ahead.ranks.cpu(), -1)
         found[f"lookahead_{early}"] = ranks.transpose(0, 1).reshape(-1, ranks.shape[-1]).numpy()
     return found

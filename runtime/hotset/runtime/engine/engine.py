@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from hotset.protos.messages import (
     Advice,
     Capacity,
     Geometry,
+    InStep,
     Lookahead,
     Model,
     SequenceClose,
@@ -117,6 +118,7 @@ class Engine:
         folder: Path | None = None,
         takes_advice: bool = False,
         takes_models: bool = False,
+        in_step: InStep | None = None,
     ) -> Engine:
         """Publish this process, so that `hotset ps` finds it and a daemon may attach. See ControlLink for the options.
 
@@ -124,7 +126,7 @@ class Engine:
         """
         link = ControlLink(
             model=model, geometry=geometry, builtin_policy=builtin_policy, capacity=capacity,
-            endpoint=endpoint, keys=keys, folder=folder,
+            endpoint=endpoint, keys=keys, folder=folder, in_step=in_step,
         )  # fmt: skip
         return cls(link, takes_advice=takes_advice, takes_models=takes_models)
 
@@ -204,6 +206,16 @@ class Engine:
         A selected page is a hit unless it was gained by demand in this step. Call it once a step, before `end_step`.
         """
         return Accesses(candidates, scores, self.tables.use(sequences, candidates, selected, self.epoch))
+
+    @staticmethod
+    def ranked(candidates: Int32, scores: npt.NDArray[Any]) -> Int32:
+        """Ranks [rows, r] for `Accesses.lookahead`: an estimate's `candidates` [rows, r] (-1 pads), by its `scores` [rows, r].
+
+        Best first, as they stand where scores are equal.
+        """
+        order = np.argsort(np.where(candidates < 0, np.inf, -scores.astype(np.float64)), axis=1, kind="stable")
+        ranks: Int32 = np.take_along_axis(candidates, order, axis=1).astype(np.int32)
+        return ranks
 
     def physical(self, sequences: Sequence[int], candidates: Int32, selected: Bool) -> Int32:
         """Physical pages of the `selected` ones among a step's `candidates` ([rows, n] both), row by row."""
