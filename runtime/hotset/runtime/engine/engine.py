@@ -209,7 +209,7 @@ class Engine:
 
     @staticmethod
     def ranked(candidates: Int32, scores: npt.NDArray[Any]) -> Int32:
-        """Ranks [rows, r] for `Accesses.lookahead`: an estimate's `candidates` [rows, r] (-1 pads), by its `scores` [rows, r].
+        """Ranks for `Accesses.lookahead`: an estimate's `candidates` (-1 pads) by its `scores`, all [rows, r].
 
         Best first, as they stand where scores are equal.
         """
