@@ -1,7 +1,7 @@
 """Lookahead in a real decode: recall of its ranks, what it costs, and built-in, bare and learned behind a slow link.
 
     python tests/bench/bench_lookahead.py [--context 4096] [--tokens 48] [--selected 32] [--link-gbps 0.2]
-        [--train-prompts 2] [--folder runs/lookahead]
+        [--train-prompts 2] [--batch 1] [--ways built-in bare learned] [--folder runs/lookahead] [--again]
 
 The demo's model decodes `train-prompts` prompts with ranks logged; `hotset train` makes a model of that log; then one
 more prompt, which the model has not seen, is decoded with each way to prefetch, in turn, `--rounds` times over. The
@@ -26,21 +26,27 @@ from hotset.ops.decoding import encode
 from hotset.predictor.model import ReuseModel
 from hotset.predictor.trace import TraceWriter
 from hotset.protos.forest import sha256
-from hotset.protos.messages import AccessFlag, Model
+from hotset.protos.messages import AccessFlag, Lookahead, Model
 from hotset.protos.trace import TraceMeta
 from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.decoder import Decoder, PromptKV, StepReport
 from hotset.runtime.huggingface import load_model
+from hotset.runtime.sampling import Sampling
 from hotset.training.options import TrainOptions
 from hotset.training.train import train
 
+SAMPLED = [None, *(Sampling(temperature=0.8, seed=seed) for seed in range(1, 64))]
+"""the first sequence of a batch is greedy; the others go other ways from the same prompt"""
 WAYS: dict[str, dict[str, Any]] = {
     "built-in": {},
     "ranks only": {"lookahead": 1, "lookahead_prefetch": "off"},
     "no model": {"lookahead": 1},
     "bare": {"lookahead": 1, "lookahead_prefetch": "bare"},
     "learned": {"lookahead": 1},
+    "learned 0.25": {"lookahead": 1},
+    "learned 0.1": {"lookahead": 1},
 }
+"""Options of the runtime; a number is the least probability that a daemon asks for, where it is not silent."""
 
 
 def main() -> None:
@@ -57,6 +63,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--again", action="store_true", help="with the model that a run before has left there")
+    parser.add_argument("--batch", type=int, default=1, help="sequences of the same prompt")
     parser.add_argument("--folder", type=Path, default=Path("runs/lookahead"))
     told = parser.parse_args()
     torch.set_num_threads(told.threads)
@@ -65,7 +73,7 @@ def main() -> None:
     texts = samples.split_text(samples.long_text(), told.train_prompts + 1)
     prompts = [encode(tokenizer, text + samples.QUESTION, told.context) for text in texts]
     kept = [prompt_kv(model, prompt, told, number) for number, prompt in enumerate(prompts)]
-    trained = learn(model, prompts[:-1], kept[:-1], told)
+    trained = pushed(told.folder / "model" / "model") if told.again else learn(model, prompts[:-1], kept[:-1], told)
     judge(model, prompts[-1], kept[-1], trained, told)
 
 
@@ -74,8 +82,8 @@ def config_of(told: argparse.Namespace, model: Any, tokens: int, **options: Any)
     text = model.config
     lanes = text.num_hidden_layers * text.num_key_value_heads
     return RuntimeConfig.checked(
-        max_tokens=told.context + tokens, max_sequences=1, selected=told.selected,
-        hbm_pages=lanes * (2 * told.selected + 1), **options,
+        max_tokens=told.batch * (told.context + tokens), max_sequences=told.batch, selected=told.selected,
+        hbm_pages=told.batch * lanes * (2 * told.selected + 1), share_prefix=False, **options,
     )  # fmt: skip
 
 
@@ -110,10 +118,15 @@ def learn(model: Any, prompts: list[list[int]], kept: list[PromptKV], told: argp
     print(json.dumps({"new pages in the first": dict(zip(("k", "1.5k", "2k"), shares, strict=True))}), flush=True)
     options_of = TrainOptions(tracking_uri=f"sqlite:///{told.folder}/mlflow.db", threads=told.threads)
     done = train([log], told.folder / "model", options_of)
-    device = ReuseModel.load(done.folder).device
-    assert device is not None, "a log with ranks gives heads for the device"
-    data = device.model.to_bytes()
-    return Model(number=1, version=done.model.card.version, sha256=sha256(data), forest=np.frombuffer(data, "|u1"))
+    return pushed(done.folder)
+
+
+def pushed(folder: Path) -> Model:
+    """The message that a daemon would push."""
+    model = ReuseModel.load(folder)
+    assert model.device is not None, "a log with ranks gives heads for the device"
+    data = model.device.model.to_bytes()
+    return Model(number=1, version=model.card.version, sha256=sha256(data), forest=np.frombuffer(data, "|u1"))
 
 
 def meta_of(decoder: Decoder) -> TraceMeta:
@@ -176,22 +189,33 @@ def judge(model: Any, prompt: list[int], given: PromptKV, trained: Model, told: 
 
 def run(
     model: Any, prompt: list[int], given: PromptKV, way: str, trained: Model, told: argparse.Namespace
-) -> tuple[list[int], dict[str, float]]:
+) -> tuple[list[list[int]], dict[str, float]]:
     """Decode `prompt` one way; tokens and figures."""
     options = {**WAYS[way], "link_gbps": told.link_gbps, "link_latency_us": told.latency_us}
     if "lookahead" in options:
         options["lookahead"] = told.distance
     decoder = Decoder(model, None, config_of(told, model, told.tokens, **options))
-    if way == "learned" and decoder.ahead is not None:
-        refused = decoder.ahead.take_model(trained)
+    if way.startswith("learned") and decoder.ahead is not None:
+        refused = decoder.ahead.take_model(trained) or decoder.ahead.follow(steering(decoder, way), 0)
         assert not refused, refused
-    generation = decoder.open(prompt, max_new_tokens=told.tokens, given=given)
+    opened = [
+        decoder.open(prompt, max_new_tokens=told.tokens, given=given, sampling=SAMPLED[i]) for i in range(told.batch)
+    ]
     start, process = time.thread_time(), time.process_time()
     reports = list(decoder.run())
     spent = {"thread_ms": time.thread_time() - start, "process_ms": time.process_time() - process}
     moved = vars(decoder.kv.manager.moved).copy()
     decoder.close()
-    return generation.tokens, figures_of(reports, moved, spent)
+    return [g.tokens for g in opened], figures_of(reports, moved, spent)
+
+
+def steering(decoder: Decoder, way: str) -> Lookahead:
+    """The same least probability in every layer."""
+    layers, (_, _, least) = decoder.kv.shape.layers, way.partition(" ")
+    return Lookahead(
+        number=1, steps=1 << 20, distance=np.full(layers, -1, "|i1"), pages=np.full(layers, -1, "<i4"),
+        least=np.full(layers, float(least) if least else np.nan, "<f4"),
+    )  # fmt: skip
 
 
 def figures_of(reports: list[StepReport], moved: dict[str, Any], spent: dict[str, float]) -> dict[str, float]:
@@ -204,7 +228,7 @@ def figures_of(reports: list[StepReport], moved: dict[str, Any], spent: dict[str
         "moved_pages": moved["demand_pages"] + moved["prefetch_pages"],
         "stall_ms_a_step": 1e3 * sum(r.stall_seconds for r in reports) / steps,
         "step_ms": 1e3 * seconds / steps,
-        "tokens_a_second": steps / seconds,
+        "tokens_a_second": sum(r.sequences for r in reports) / seconds,
         **{name: 1e3 * value / steps for name, value in spent.items()},
     }
 
