@@ -14,7 +14,7 @@ _ROWS = 4096
 
 def predict(model: DeviceForest, rows: torch.Tensor) -> torch.Tensor:
     """See the public function; [m] float32."""
-    parts = [_predict(model, part) for part in rows.split(_ROWS)]
+    parts = [_predict(model, part) for part in torch.split(rows, _ROWS)]
     return torch.cat(parts) if parts else rows.new_empty(0)
 
 
