@@ -121,7 +121,7 @@ class ResidencyManager:
         pages = self.pages_of(torch.tensor([group])).flatten()
         slots = self.slots_of(pages)
         self.store(pages, self.rows[slots])
-        self.state.state[slots] = LIVE
+        self.state.state.index_fill_(0, slots, LIVE)
 
     def park_tail(self, group: int) -> torch.Tensor:
         """Copy the tail of a sequence that pauses to the host and free its slots: [lanes, 2, page_size, D]."""

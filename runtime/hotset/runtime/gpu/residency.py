@@ -107,8 +107,8 @@ class DeviceResidency(ResidencyManager):
         # Nothing is in use between steps, so whatever the last layer used may go as well.
         self.state.step_tick.copy_(self.state.tick + 1)
         slots = resolve(self.state, self._ids(pages.to(torch.int32)), self.policy).slots.long()
-        self.state.state[slots] = PINNED
-        self.rows[slots] = 0
+        self.state.state.index_fill_(0, slots, PINNED)
+        self.rows.index_fill_(0, slots, 0)
 
     def seal(self, group: int) -> None:
         """See ResidencyManager. The rows leave on the write-back stream."""
@@ -144,7 +144,7 @@ class DeviceResidency(ResidencyManager):
         index = torch.tensor(groups)
         release(self.state, self._ids(index))
         pages = self.pages_of(index).flatten()
-        self._average[self._ids(pages)] = 0.0
+        self._average.index_fill_(0, self._ids(pages), 0.0)
         self.backing.free(pages)
         self._tails.difference_update(groups)
         for group in groups:
@@ -200,6 +200,7 @@ class DeviceResidency(ResidencyManager):
     def resolve(self, pages: torch.Tensor) -> Resolved:
         """See ResidencyManager; `pages` on the device. For steps that are not whole: counts by itself."""
         self.make_way(pages.numel())
+        self.backing.host.await_writes(Stream.DEMAND)
         pages = self._ids(pages)
         done = self.resolve_layer(pages)
         self._tick += 1

@@ -24,7 +24,7 @@ class DiskTier(Tier):
             raise ConfigError(f"cannot keep the disk tier in {folder}: {error}; choose another --disk-dir") from error
 
     def _write(self, ids: torch.Tensor, rows: torch.Tensor) -> None:
-        host = rows.contiguous().cpu().view(torch.uint8).numpy().reshape(ids.numel(), -1)
+        host = rows.contiguous().cpu().view(torch.uint8).numpy().reshape(ids.numel(), self.row_bytes)
         try:
             for block, row in zip(ids.tolist(), host, strict=True):
                 _pwrite_all(self._file.fileno(), memoryview(row.data), block * self.row_bytes)
