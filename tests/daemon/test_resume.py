@@ -17,7 +17,7 @@ from hotset.daemon.sidecar import Sidecar
 from hotset.predictor import recipe
 from hotset.predictor.model import CARD_FILE, MODEL_FILE, ModelCard, ReuseModel
 from hotset.protos.features import FEATURES
-from hotset.protos.messages import Geometry, Hello
+from hotset.protos.messages import Advice, Geometry, Hello, Message, Snapshot, Step
 
 GEOMETRY = Geometry(layers=2, kv_heads=2, page_size=4, selected=3, candidates=6, page_bytes=64, slots=64, groups=64)
 
@@ -40,6 +40,23 @@ def hello(session: str = "s1", model: str = "tiny") -> Hello:
     return Hello(
         session=session, pid=1, model=model, geometry=GEOMETRY, epoch=0, builtin_policy="lru", controller=True,
         lease_seconds=3.0,
+    )  # fmt: skip
+
+
+def empty_snapshot() -> Snapshot:
+    none = np.zeros(0, "<i4")
+    return Snapshot(
+        epoch=0, sequences=[], prompt_tokens=none, lengths=none, sequence_steps=none, offsets=np.zeros(1, "<i4"),
+        groups=none, generations=none.astype("<u4"), resident=none,
+    )  # fmt: skip
+
+
+def idle_step() -> Step:
+    none, pages = np.zeros(0, "<i4"), np.zeros((0, GEOMETRY.candidates), "<i4")
+    return Step(
+        epoch=1, sequences=[], lengths=none, sequence_steps=none, candidates=pages, scores=pages.astype("|u1"),
+        flags=pages.astype("|u1"), new_sequence=none.astype("<i8"), new_group=none, new_generation=none.astype("<u4"),
+        loaded=none, evicted=none,
     )  # fmt: skip
 
 
@@ -84,6 +101,32 @@ def test_a_restarted_daemon_plans_with_the_model_at_once(tmp_path: Path, folder:
     assert (gauges.guard_ok, gauges.ghost_learned, gauges.retrain_wanted) == (True, 0, False)
     assert gauges.model_made == pytest.approx((folder / MODEL_FILE).stat().st_mtime)
     sidecar.close("test")
+
+
+def test_a_restarted_daemon_says_again_what_it_advised(tmp_path: Path) -> None:
+    memory = Memory(session="s1", kind=kind_of(hello()), advised_concurrency=3, advised_slots=40)
+    StateFile(tmp_path).keep([memory])
+    recalled = StateFile(tmp_path).recall(hello())
+    assert recalled is not None
+    said: list[Message] = []
+
+    def say(message: Message) -> bool:
+        said.append(message)
+        return True
+
+    sidecar = Sidecar(hello(), DaemonConfig(log_dir=tmp_path), HeuristicScorer(), say)
+    sidecar.resume(*recalled)
+    # Killed before it says anything, it still knows.
+    assert (sidecar.memory.advised_concurrency, sidecar.memory.advised_slots) == (3, 40)
+    sidecar.greeted(hello())
+    sidecar.learn(empty_snapshot())
+    sidecar.learn(idle_step())
+    sidecar.answer(0.0)
+    advice = next(message for message in said if isinstance(message, Advice))
+    assert (advice.concurrency, advice.hot_slots) == (3, 40)
+    assert advice.reason == "as an earlier daemon advised"
+    sidecar.close("test")
+    assert StateFile(tmp_path).recall(hello("s2")) is None
 
 
 def test_another_session_of_the_kind_takes_up_the_model_only(tmp_path: Path, folder: Path, model: ReuseModel) -> None:

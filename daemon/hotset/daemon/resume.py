@@ -1,6 +1,7 @@
 """What survives a restart: `daemon.json` in the log folder says which model served whom, and what its guard found.
 
-    session of the file    takes up its model, the guard's verdict, its trainings and how far they are apart
+    session of the file    takes up its model, the guard's verdict, its trainings and how far they are apart, and begins
+                           with what was advised
     other of its kind      takes up the model that served the newest such session, unless the guard was against it
     anybody else           starts as with no file
 

@@ -101,6 +101,9 @@ class Sidecar:
             assert memory.in_service is not None
             self._rule.recall(memory.in_service)
         self.status.counters.trainings = memory.trainings
+        self._advisor.resume(memory.advised_concurrency, memory.advised_slots)
+        gauges = self.status.gauges
+        gauges.advised_concurrency, gauges.advised_slots = memory.advised_concurrency, memory.advised_slots
         # The log begins anew: what a training needs at least has to be in it.
         self._trained_at = -min(memory.since_training, max(0, config.train_every - config.train_after))
         version = scorer.version if scorer is not None else ""

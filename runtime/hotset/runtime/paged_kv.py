@@ -48,6 +48,8 @@ class PagedKV:
         self.new_groups: list[tuple[int, int, int]] = []
         self.on_freed: Callable[[list[int]], None] = lambda groups: None
         """told of groups that nobody holds any more"""
+        self.sharers = config.running
+        """Sequences that are to run at once, by whoever schedules them; each may warm its share of the slots."""
         self._next_id = 0
 
     @property

@@ -189,7 +189,7 @@ def warm_pages(kv: PagedKV, sequence: Sequence, queries: list[torch.Tensor], sel
         torch.tensor([len(sequence.groups)], dtype=torch.int32, device=place),
         torch.tensor([sequence.length], dtype=torch.int32, device=place),
     )
-    share = kv.manager.state.slots // kv.config.running // kv.lanes
+    share = kv.manager.state.slots // kv.sharers // kv.lanes
     count = max(kv.config.recent + 1, min(2 * kv.config.selected, share))
     ranked = [torch.empty(0, dtype=torch.int64, device=place)]
     for layer, query in enumerate(queries):

@@ -43,6 +43,7 @@ class Scheduler:
     def advise(self, advice: Advice) -> str:
         """Follow `advice` from the next step on; returns where it had to be changed to what decoding can bear."""
         self.admission.advise(advice)
+        self.kv.sharers = self.admission.concurrency
         notes = []
         if advice.concurrency and advice.concurrency > self.admission.limit:
             notes.append(f"concurrency {advice.concurrency} is more than the {self.admission.limit} that can run")

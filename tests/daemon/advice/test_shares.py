@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from hotset.daemon.advice.curve import BINS, EDGES, MissCurve
+from hotset.daemon.advice.meter import Load
 from hotset.daemon.advice.node import Node
 from hotset.daemon.advice.pacing import MOST_EVERY, Pacer
-from hotset.daemon.advice.shares import ComputeModel, Outlook, Pool
+from hotset.daemon.advice.shares import ComputeModel, Expectation, Outlook, Pool, StallModel
+from hotset.protos.messages import Geometry
 
 MISS_US = 10.0
+SHAPE = Geometry(layers=4, kv_heads=2, page_size=4, selected=3, candidates=6, page_bytes=64, slots=4000, groups=64)
 
 
 def cliff(at: float, misses: float) -> MissCurve:
@@ -27,8 +30,16 @@ def compute(*batches: int) -> ComputeModel:
     return model
 
 
+def stall(*misses: int, batch_us: float = 0.0, page_us: float = 0.0, layers: int = 4) -> StallModel:
+    """Of a link on which a page takes MISS_US, and the batch of a layer that misses `batch_us` besides."""
+    model = StallModel(0.99, layers, page_us)
+    for count in misses * 50:
+        model.observe(count, MISS_US * count + batch_us * layers)
+    return model
+
+
 def outlook(at: float, misses: float = 10_000.0) -> Outlook:
-    return Outlook(cliff(at, misses), 1.0, 0.0, MISS_US, compute(2, 6))
+    return Outlook(cliff(at, misses), 1.0, 0.0, stall(100), compute(2, 6))
 
 
 def pool(slots: int = 1000, sequence_bytes: int = 0, budget: int = 0) -> Pool:
@@ -42,6 +53,41 @@ def test_compute_is_fitted_once_batches_differ() -> None:
 
 def test_compute_of_one_batch_size_is_half_fixed() -> None:
     assert float(compute(4).at(np.array(8.0))) == pytest.approx(1.5 * 10_400)
+
+
+def test_stall_of_pages_and_of_waits_are_told_apart_once_misses_differ() -> None:
+    known = stall(40, 80, batch_us=100.0)
+    assert known.miss_us == pytest.approx(MISS_US)
+    assert float(known.at(np.array(1000.0))) == pytest.approx(10_400, rel=0.01)
+    assert float(known.at(np.array(0.0))) == 0.0
+    # One miss waits in one layer only.
+    assert float(known.at(np.array(1.0))) == pytest.approx(100, rel=0.2)
+
+
+def test_stall_is_all_of_the_pages_until_misses_differ_or_the_link_is_known() -> None:
+    assert stall(100, batch_us=100.0).miss_us == pytest.approx(MISS_US + 4)
+    assert stall(100, batch_us=100.0, page_us=MISS_US).miss_us == pytest.approx(MISS_US)
+    assert StallModel(0.99, 4, MISS_US).miss_us == MISS_US
+    assert float(StallModel(0.99, 4, 0.0).at(np.array(9.0))) == 0.0
+
+
+class Seen:
+    """A ghost that has seen one curve, and a policy that misses `missed` pages a step."""
+
+    def __init__(self, curve: MissCurve, missed: float) -> None:
+        self.missed, self.warmed, self._curve = missed, 0.0, curve
+
+    def curve(self) -> MissCurve:
+        return self._curve
+
+
+def test_the_policy_is_compared_with_the_curve_at_the_shares_that_were_in_force() -> None:
+    # Half of the steps had too small a share for the working set, the others a large one: their mean says nothing.
+    expectation = Expectation(SHAPE, None, 1e9)
+    for share in (50.0, 1000.0) * 100:
+        expectation.observe(Load(4, 0, 1000, 0), 4 * share, 0, 4)
+    found = expectation.outlook(Seen(cliff(200, 100.0), 45.0))  # type: ignore[arg-type]
+    assert found.factor == pytest.approx(0.9, rel=0.01)
 
 
 def test_twice_the_sequences_in_twice_the_slots_miss_twice_as_much() -> None:
@@ -101,8 +147,13 @@ def test_pacing_keeps_warm_ups_to_their_share() -> None:
 def test_pacing_fills_places_faster_than_they_empty() -> None:
     pacer = Pacer(0.2, 256)
     for step in range(512):
-        if step % 8 == 0:
+        if step % 16 == 0:
             pacer.ended()
         pacer.observe(10_000, 10**6)
     assert pacer.every is not None
     assert pacer.every <= 4
+    for _ in range(512):
+        pacer.ended()
+        pacer.observe(10_000, 10**6)
+    # None is held back where each step ends one.
+    assert pacer.every is None

@@ -20,6 +20,8 @@ from hotset.protos.messages import Ack, Advice, Hello, SequenceClose, Step
 
 WARM_STEPS = 8
 OUTLOOK_EVERY = 32
+HINT_STEPS = WARM_STEPS + 4
+"""After so many, the curve knows enough to say roughly where to begin."""
 LEARNED_STEPS = 64
 """Before so many steps, the curve says little."""
 SLOTS_CHANGE = 0.05
@@ -47,14 +49,21 @@ class Advisor:
             shape.lanes, shape.groups, pages=rules.sample_pages, cells=rules.sample_cells,
             half_life=rules.half_life, warm_steps=WARM_STEPS,
         )  # fmt: skip
-        self._expectation = Expectation(shape.page_bytes, link_gbps, rules.half_life)
+        self._expectation = Expectation(shape, link_gbps, rules.half_life)
         self._pacer = Pacer(rules.warm_share, rules.half_life)
         self._overlap = Overlap(shape.page_bytes)
         self._outlook: Outlook | None = None
         self._share: float | None = None
+        self._recalled_slots: int | None = None
         self._steps = self._epoch = 0
         self._spoke_at: int | None = None
         self._refused = False
+
+    def resume(self, concurrency: int | None, hot_slots: int | None) -> None:
+        """Begin with what an earlier daemon advised this runtime; before the first step."""
+        if concurrency and self._rules.concurrency:
+            self._controller.resume(concurrency)
+        self._recalled_slots = hot_slots if self._rules.shares else None
 
     def observe(self, message: Step, state: SessionState) -> None:
         """One step, after `state` has learned from it."""
@@ -64,11 +73,11 @@ class Advisor:
         load = Load(len(message.sequences), stats.waiting + stats.paused, stats.step_us, stats.stall_us)
         if load.running and load.step_us:
             slots = min(stats.hot_slots or self._pool.slots, float(self._pool.hot(np.array(float(load.running)))))
-            self._expectation.observe(load, slots, stats.demand_pages)
+            self._expectation.observe(load, slots, stats.demand_pages, self._ghost.steady)
             if self._steps % OUTLOOK_EVERY == 0 and self._steps >= LEARNED_STEPS:
                 self._look_ahead()
             outlook = self._outlook
-            self._pacer.observe(load.step_us, outlook.miss_us * self._ghost.warm_up if outlook else 0.0)
+            self._pacer.observe(load.step_us, outlook.link.miss_us * self._ghost.warm_up if outlook else 0.0)
         if self._rules.concurrency and not self._refused:
             self._controller.observe(load)
         if self._rules.groups and self._steps % self._rules.groups_every == 0:
@@ -144,14 +153,14 @@ class Advisor:
 
     def _hint(self, least: int, most: int) -> int | None:
         """What the curve promises most from, for the controller to try."""
-        if self._steps < LEARNED_STEPS:
+        if self._steps < HINT_STEPS:
             return None
         return self._expectation.outlook(self._ghost).best(self._pool, least, most, self._share)[0]
 
     def _hot_slots(self) -> int | None:
         """What the sequences that are to run leave of our memory; at most the knee if that is wished."""
         if not self._rules.shares or self._outlook is None:
-            return None
+            return self._recalled_slots
         running = self._controller.target or max(1, round(self._expectation.running))
         slots = self._pool.slots
         if self._pool.budget and self._pool.sequence_bytes:
@@ -175,6 +184,7 @@ class Advisor:
     def _reason(self) -> str:
         best = self._controller.best
         if best is None:
-            return "groups by shared pages" if self._overlap.groups else ""
+            grouped = "groups by shared pages" if self._overlap.groups else ""
+            return "as an earlier daemon advised" if self._controller.target else grouped
         doing = "holding" if self._controller.holding else f"trying {self._controller.target}"
         return f"{doing}; best {best.concurrency} sequences, {best.goodput:.4g} tokens/s, {best.stall:.0%} stalled"

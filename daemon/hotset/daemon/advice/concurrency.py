@@ -1,5 +1,6 @@
 """How many sequences to run: raised while goodput rises, lowered when movement dominates.
 
+    guess     follow the model (guess.py), a few steps at each place, until it points at where we are
     settle    after a change, until about as many run as were asked for, and `settle` steps more
     measure   blocks of steps, until the reading differs from the best by more than noise, or blocks run out
     decide    the search takes the reading and names what to try next
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from hotset.daemon.advice.guess import HEAVY_STALL, Guess
 from hotset.daemon.advice.meter import Load, Meter, Reading
 from hotset.daemon.advice.rules import AdviceRules
 from hotset.daemon.advice.search import Search
@@ -25,11 +27,10 @@ Hint = Callable[[int, int], int | None]
 CRASH = 0.6
 CRASH_STEPS = 6
 DRIFT = 0.1
-HEAVY_STALL = 0.3
 PATIENCE = 64
 MEMORY = 64
 ANY = 1 << 16
-MOST_RESTS = 8
+MOST_RESTS = 4
 
 
 class ConcurrencyController:
@@ -44,9 +45,11 @@ class ConcurrencyController:
         self._limit = min(limit or ANY, rules.most_concurrency or ANY)
         self._hint = hint or (lambda least, most: None)
         self._meter = Meter(rules.block, rules.blocks)
+        self._glance = Meter(max(1, rules.block // 2), 1)
         self._search = Search(rules.tolerance)
+        self._guess = Guess()
         self._reference: Reading | None = None
-        self._settling, self._diving = False, True
+        self._settling = False
         self._near = self._still = self._idle = self._crashing = self._before = 0
         self._held, self._rests = 0, 1
         self._rest_us = self._lost_us = 0.0
@@ -58,11 +61,16 @@ class ConcurrencyController:
         """The best concurrency known, and its goodput."""
         return self._search.best
 
+    def resume(self, target: int) -> None:
+        """Begin where an earlier controller of this runtime stood, and measure there first."""
+        self.target = max(self._rules.least_concurrency, min(target, self._limit))
+        self._settling = True
+
     def forget(self) -> None:
         """The runtime does not follow, or is another one: have no opinion until something is measured anew."""
         self.target, self.holding, self._settling = None, False, False
-        self._search = Search(self._rules.tolerance)
-        self._meter.restart()
+        self._search, self._guess = Search(self._rules.tolerance), Guess()
+        self._restart_meters()
 
     def observe(self, load: Load) -> None:
         """One step; `target` may change."""
@@ -76,7 +84,10 @@ class ConcurrencyController:
             self._measure(load, best)
 
     def _measure(self, load: Load, best: Reading | None) -> None:
-        if not self._meter.observe(load) or (reading := self._meter.reading()) is None:
+        full = self._meter.observe(load)
+        if not self._guess.over and self._glance.observe(load):
+            self._follow_model(self._glance.last())
+        if not full or not self._guess.over or (reading := self._meter.reading()) is None:
             return
         reading = self._snap(reading)
         if best is None:
@@ -87,6 +98,13 @@ class ConcurrencyController:
             self._rest(reading, best)
         else:
             self._judge(reading, best)
+
+    def _follow_model(self, seen: Reading) -> None:
+        least, most = self._range(seen)
+        wanted = self._guess.next(seen, self._hint(least, most), least, most)
+        if wanted is not None:
+            self.probes += 1
+            self._go(wanted)
 
     def _follow(self, load: Load) -> None:
         """Keep count of what could run, of how long nothing has changed, and of what looking around costs."""
@@ -102,6 +120,10 @@ class ConcurrencyController:
         elif self._search.best is not None:
             self._lost_us += load.step_us - 1e6 * load.running / self._search.best.goodput
 
+    def _restart_meters(self) -> None:
+        self._meter.restart()
+        self._glance.restart()
+
     def _settled(self, load: Load) -> bool:
         """Whether about as many run as were asked for, and have for a while, or no more are to be had."""
         target = self.target or load.running
@@ -109,17 +131,17 @@ class ConcurrencyController:
         stuck = self._still >= PATIENCE
         if stuck and load.running < target:
             self._reachable = load.running
-        if self._near < self._rules.settle and not stuck:
+        if self._near < (self._rules.settle if self._guess.over else self._rules.settle // 2) and not stuck:
             return False
         self._settling = False
-        self._meter.restart()
+        self._restart_meters()
         return True
 
     def _crashed(self, load: Load, best: Reading) -> bool:
         """Whether goodput has collapsed above the best concurrency."""
         low = load.running > best.concurrency and 1e6 * load.running / load.step_us < CRASH * best.goodput
         self._crashing = self._crashing + 1 if low else 0
-        return self._crashing >= CRASH_STEPS and not self._diving
+        return self._crashing >= CRASH_STEPS and self._guess.over
 
     def _turn_back(self, load: Load, best: Reading) -> None:
         """Waiting for a clear reading would cost too much."""
@@ -159,9 +181,7 @@ class ConcurrencyController:
         if before is None or best.concurrency != before.concurrency:
             self._rests = 1
         least, most = self._range(best)
-        wanted = self._dive(reading, least)
-        if wanted is None:
-            wanted = self._search.ask(least, most, self._hint(least, most), down_first=best.stall > HEAVY_STALL)
+        wanted = self._search.ask(least, most, self._hint(least, most), down_first=best.stall > HEAVY_STALL)
         if wanted is None:
             self._hold(best)
         else:
@@ -178,13 +198,7 @@ class ConcurrencyController:
         self._settling = target != self.target
         self.target = target
         self._near = self._still = self._idle = self._crashing = 0
-        self._meter.restart()
-
-    def _dive(self, reading: Reading, least: int) -> int | None:
-        """Deep in movement goodput may be flat or rise again, so go down once until the stall has lost its weight."""
-        down = max(least, reading.concurrency // 2)
-        self._diving = self._diving and reading.stall > HEAVY_STALL and down < reading.concurrency
-        return down if self._diving else None
+        self._restart_meters()
 
     def _range(self, best: Reading) -> tuple[int, int]:
         """What may be tried: as many as there are, as the runtime can run, as we may ask for."""
@@ -209,14 +223,18 @@ class ConcurrencyController:
         elif reading.blocks >= self._rules.blocks:
             self._reference = self._reference or reading
             if self._drifted(reading, self._reference):
-                self._diving, self._rests = True, 1
-                self._search.restart(reading)
-                self._decide(reading)
+                self._begin_anew()
             elif self._held >= self._rests * self._rules.hold and self._rest_us <= 0:
                 self._reachable = ANY
                 self._rests = min(2 * self._rests, MOST_RESTS)
                 self._search.look_again()
                 self._decide(reading)
+
+    def _begin_anew(self) -> None:
+        """The world has changed; even the last reading is half of another."""
+        self._rests, self.holding = 1, False
+        self._search, self._guess = Search(self._rules.tolerance), Guess()
+        self._restart_meters()
 
     def _drifted(self, reading: Reading, reference: Reading) -> bool:
         """Whether goodput or the share of stall is not what it was as the rest began."""

@@ -226,6 +226,8 @@ class Ghost:
         self._enrolled: set[int] = set()
         self._cold = self._weight = self._missed = self._warmed = self._touches = 0.0
         self._new = 0.0
+        self.steady = 0
+        """Sequences of the last step that were beyond their warm-up."""
 
     @property
     def rate(self) -> float:
@@ -314,8 +316,8 @@ class Ghost:
 
     def _count(self, counts: Float64, fresh: npt.NDArray[np.int64]) -> None:
         keep, warm = self._keep, fresh == 1
-        steady = np.count_nonzero(~warm)
-        self._weight = keep * self._weight + steady
+        self.steady = int(np.count_nonzero(~warm))
+        self._weight = keep * self._weight + self.steady
         self._cold = keep * self._cold + counts[:, COLD].sum()
         self._missed = keep * self._missed + counts[~warm, MISSED].sum() * self.stride
         self._warmed = keep * self._warmed + counts[warm, MISSED].sum() * self.stride

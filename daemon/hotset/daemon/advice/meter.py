@@ -66,6 +66,10 @@ class Meter:
         self._steps = self._tokens = self._us = self._stall_us = 0
         return True
 
+    def last(self) -> Reading:
+        """What the last block says, after at least one."""
+        return Reading(max(1, round(self._running[-1])), 1e6 / max(self._costs[-1], 1e-9), 0.0, 1, self._stalls[-1])
+
     def reading(self) -> Reading | None:
         """What the blocks say, None before the second. A hiccup counts as OUTLIER median blocks at most."""
         if len(self._costs) < 2:

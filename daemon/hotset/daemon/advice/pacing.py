@@ -13,7 +13,9 @@ import math
 MOST_EVERY = 32
 CHEAP = 0.02
 """A warm-up of less than this share of a step needs no pacing."""
-CHANGE = 1.5
+FASTER = 4
+"""than sequences end, at least"""
+CHANGE = 2.5
 
 
 class Pacer:
@@ -43,5 +45,6 @@ class Pacer:
         if not step_us or warm_us < CHEAP * step_us:
             return None
         wanted = max(2, min(MOST_EVERY, math.ceil(warm_us / (self._share * step_us))))
-        # Twice as fast as sequences end, so that a batch can also grow.
-        return wanted if not self._ended else max(1, min(wanted, int(self._steps / (2 * self._ended))))
+        # Those that came together end together: their places may not stay empty for long.
+        most = int(self._steps / (FASTER * self._ended)) if self._ended else MOST_EVERY
+        return min(wanted, most) if most > 1 else None

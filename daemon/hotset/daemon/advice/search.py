@@ -19,7 +19,7 @@ from hotset.daemon.advice.meter import Reading
 
 FIRST_GROWTH = 2.0
 AGAIN_GROWTH = 1.15
-HINTED_GROWTH = 1.25
+HINTED_GROWTH = 1.15
 LEAP = 4.0
 NEAR = 1.1
 

@@ -2,7 +2,8 @@
 
     curve     misses of a running sequence by its share of slots, of an LRU pool (ghost.py), times how the policy in
               force compares with one, and what warm-ups of new sequences miss
-    stall     misses * microseconds of stall that a miss has cost lately (before the first: page bytes / link rate)
+    stall     a straight line through what steps with more and fewer misses stalled lately: so much a page, and so much
+              for each layer that misses, however little (before the first miss: page bytes / link rate)
     goodput   sequences / (compute(sequences) + stall), with the slots that so many sequences leave
     knee      the fewest slots with which a step gets longer by `knee` of it at most
 
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hotset.daemon.advice.curve import MissCurve
+from hotset.daemon.advice.curve import BINS, EDGES, MissCurve
 from hotset.daemon.advice.ghost import Ghost
 from hotset.daemon.advice.meter import Load
 from hotset.daemon.advice.node import Offer
@@ -55,29 +56,67 @@ class Pool:
         return hot
 
 
-class ComputeModel:
-    """Microseconds that a step of c sequences computes: fixed + c * each, fitted to what was seen, newer steps more."""
+class Line:
+    """y = fixed + x * each, fitted to what was seen, newer steps more; both are at least 0."""
 
     def __init__(self, keep: float) -> None:
         self._keep = keep
         self._sums: Float64 = np.zeros(5)
 
-    def observe(self, running: int, compute_us: float) -> None:
+    def observe(self, x: float, y: float) -> None:
         """One step."""
-        self._sums = self._sums * self._keep + (1.0, running, running * running, compute_us, running * compute_us)
+        self._sums = self._sums * self._keep + (1.0, x, x * x, y, x * y)
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Of x and y; 0 before the first step."""
+        _, x, _, y, _ = (self._sums / max(self._sums[0], 1e-9)).tolist()
+        return x, y
+
+    def each(self, guess: float) -> float:
+        """The slope; `guess` while x was about the same in all steps."""
+        _, x, xx, y, xy = (self._sums / max(self._sums[0], 1e-9)).tolist()
+        variance = xx - x * x
+        slope = (xy - x * y) / variance if variance > 0.01 * x * x else guess
+        return float(np.clip(slope, 0.0, y / x)) if x > 0 else guess
+
+
+class ComputeModel(Line):
+    """Microseconds that a step of c sequences computes."""
 
     def at(self, sequences: Float64) -> Float64:
         """Expected microseconds; 0 before the first step."""
-        weight, c, cc, us, cus = self._sums.tolist()
-        if weight == 0.0:
-            return np.zeros_like(sequences)
-        mean, middle = us / weight, c / weight
-        variance = cc / weight - middle * middle
-        each = (1 - FIXED_SHARE) * mean / middle
-        if variance > 0.01 * middle * middle:
-            each = float(np.clip((cus / weight - mean * middle) / variance, 0.0, mean / middle))
+        middle, mean = self.means
+        each = self.each((1 - FIXED_SHARE) * mean / max(middle, 1e-9))
         found: Float64 = np.maximum(0.1 * mean, mean + each * (sequences - middle))
         return found
+
+
+class StallModel(Line):
+    """Microseconds that a step with so many misses stalls."""
+
+    def __init__(self, keep: float, layers: int, page_us: float) -> None:
+        """`page_us`: what a page takes on the link if that is known, else 0."""
+        super().__init__(keep)
+        self._layers, self._given_us = layers, page_us
+
+    @property
+    def miss_us(self) -> float:
+        """What each miss adds."""
+        misses, stall = self.means
+        return self.each(self._given_us or stall / max(misses, 1e-9)) if misses else self._given_us
+
+    def at(self, misses: Float64) -> Float64:
+        """Expected microseconds: besides the pages, each layer that misses at all waits for its batch to begin."""
+        middle, mean = self.means
+        batch_us = (mean - self.miss_us * middle) / max(float(self._missing(np.array(middle))), 1e-9)
+        found: Float64 = self.miss_us * misses + max(0.0, batch_us) * self._missing(misses)
+        return found
+
+    def _missing(self, misses: Float64) -> Float64:
+        """Layers that miss, where each miss is of any layer."""
+        layers: Float64 = self._layers * -np.expm1(-misses / self._layers)
+        return layers
 
 
 @dataclass(frozen=True)
@@ -89,15 +128,13 @@ class Outlook:
     """misses of the policy in force over those of the curve"""
     warm: float
     """misses of warm-ups, a step and sequence"""
-    miss_us: float
-    """stall of a miss"""
+    link: StallModel
     compute: ComputeModel
 
     def stall_us(self, sequences: Float64, slots: Float64) -> Float64:
         """Stall of a step."""
         misses = self.factor * self.curve.of_pool(slots, sequences) + self.warm * sequences
-        stall: Float64 = self.miss_us * misses
-        return stall
+        return self.link.at(misses)
 
     def goodput(self, sequences: Float64, slots: Float64) -> Float64:
         """Tokens a second."""
@@ -131,33 +168,34 @@ class Outlook:
 class Expectation:
     """Keeps what an outlook is made of."""
 
-    def __init__(self, page_bytes: int, link_gbps: float | None, half_life: float) -> None:
+    def __init__(self, geometry: Geometry, link_gbps: float | None, half_life: float) -> None:
         self._keep = 0.5 ** (1 / half_life)
         self._compute = ComputeModel(self._keep)
-        self._given_us = page_bytes / (link_gbps * 1e3) if link_gbps else 0.0
-        self._stall = self._demand = self._running = self._slots = self._weight = 0.0
+        page_us = geometry.page_bytes / (link_gbps * 1e3) if link_gbps else 0.0
+        self._link = StallModel(self._keep, geometry.layers, page_us)
+        self._running = self._weight = 0.0
+        self._shares: Float64 = np.zeros(BINS + 1)
+        """Steps of sequences beyond their warm-up, by the slots that each had to itself."""
 
     @property
     def running(self) -> float:
         """Sequences that ran lately, on average."""
         return self._running / max(self._weight, 1e-9)
 
-    def observe(self, load: Load, slots: float, demand_pages: int) -> None:
-        """One step with a hot set of `slots`."""
+    def observe(self, load: Load, slots: float, demand_pages: int, steady: int) -> None:
+        """One step with a hot set of `slots`, and with `steady` sequences beyond their warm-up."""
         keep = self._keep
         self._compute.observe(load.running, max(0, load.step_us - load.stall_us))
         self._weight = keep * self._weight + 1.0
-        self._stall = keep * self._stall + load.stall_us
-        self._demand = keep * self._demand + demand_pages
+        self._link.observe(demand_pages, load.stall_us)
         self._running = keep * self._running + load.running
-        self._slots = keep * self._slots + slots
+        self._shares *= keep
+        self._shares[np.searchsorted(EDGES, slots / load.running)] += steady
 
     def outlook(self, ghost: Ghost) -> Outlook:
         """As of now."""
         curve, factor = ghost.curve(), 1.0
-        if self._running:
-            expected = float(curve.misses(np.array(self._slots / self._running)))
-            if expected > 0:
-                factor = float(np.clip(ghost.missed / expected, LEAST_FACTOR, MOST_FACTOR))
-        miss_us = self._stall / self._demand if self._demand >= 1 else self._given_us
-        return Outlook(curve, factor, ghost.warmed, miss_us, self._compute)
+        expected = float(self._shares @ curve.misses(EDGES))
+        if expected > 0:
+            factor = float(np.clip(ghost.missed * self._shares.sum() / expected, LEAST_FACTOR, MOST_FACTOR))
+        return Outlook(curve, factor, ghost.warmed, self._link, self._compute)

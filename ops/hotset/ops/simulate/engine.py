@@ -93,7 +93,7 @@ class Engine:
     def _open(self, request: Request) -> Playing:
         self._share_memory(len(self.tables.open) + 1)
         playing = self.tables.begin(request, self.now_us)
-        share = self.pool.limit // self.memory.max_sequences // self.pool.lanes
+        share = self.pool.limit // self.admission.concurrency // self.pool.lanes
         k = self.pool.geometry.selected
         if self.pool.rules.tails:
             warmed = self.pool.warm(self.tables.warmest(playing, min(2 * k, share)))

@@ -24,6 +24,7 @@ from hotset.ops.simulate.workload import Workload, tile
 from hotset.predictor.replay.batch import same_geometry
 from hotset.predictor.trace import SequenceTrace, open_trace
 from hotset.protos.errors import ConfigError
+from hotset.protos.messages import Advice
 from hotset.protos.trace import TraceMeta
 
 POLICIES = ("builtin", "heuristic", "learned")
@@ -45,12 +46,14 @@ class Job:
     """One simulation. `policy`: builtin runs alone, the others beside a daemon; `controller`: obey its advice.
 
     With a `log_dir` there is a daemon in any case, and it logs there.
+    `start` sequences run at once until there is advice, by default as many as can.
     """
 
     traces: tuple[Path, ...]
     policy: str = "builtin"
     model: Path | None = None
     controller: bool = False
+    start: int | None = None
     load: Load = field(default_factory=Load)
     node: Node = field(default_factory=Node)
     log_dir: Path | None = None
@@ -81,6 +84,7 @@ def simulate(job: Job, workload: Workload | None = None) -> tuple[Tally, dict[st
     start = time.perf_counter()
     with wire_of(job, workload) as wire:
         engine = Engine(workload, job.node, wire)
+        engine.admission.advise(Advice(number=0, concurrency=job.start))
         tally = engine.run()
     memory = engine.memory
     about = {

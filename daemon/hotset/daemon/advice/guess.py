@@ -1,0 +1,51 @@
+"""Where to begin measuring: go where a model of the load points, until it points at where we are.
+
+    hint       what the ghost's curve, the link and compute promise most from (shares.py), once they know the load
+    no hint    deep in stall, so few that the rest of a step is theirs: what computes for the share of time that is
+               left to compute now keeps the link's queue short
+    each leap  by LEAP at most, since what is far away was not seen; then the model has seen more
+
+A guess takes half a block of steps where a measurement takes many, so that a bad start costs little.
+"""
+
+from __future__ import annotations
+
+import math
+
+from hotset.daemon.advice.meter import Reading
+
+HEAVY_STALL = 0.3
+LEAP = 4.0
+NEAR = 1.2
+TRIES = 6
+PATIENCE = 4
+"""blocks to wait for a hint"""
+
+
+class Guess:
+    """Ask `next` after every half block of steps until it is `over`."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._tries = TRIES
+        self._waits = PATIENCE
+
+    def next(self, seen: Reading, hint: int | None, least: int, most: int) -> int | None:
+        """Where to go from what was `seen` last; None to stay, for another look or, once it is `over`, to measure."""
+        here = seen.concurrency
+        wanted = self._wanted(seen, hint)
+        if wanted is None:
+            self._waits -= 1
+            self.over = self._waits <= 0
+            return None
+        wanted = max(least, min(most, max(math.ceil(here / LEAP), min(math.floor(here * LEAP), wanted))))
+        self._tries -= 1
+        self.over = self._tries <= 0 or here / NEAR <= wanted <= here * NEAR
+        return None if self.over else wanted
+
+    def _wanted(self, seen: Reading, hint: int | None) -> int | None:
+        here, heavy = seen.concurrency, seen.stall > HEAVY_STALL
+        if hint is not None:
+            # A young curve lacks the long distances: it may send us down, but not further up a mountain of stall.
+            return min(hint, here) if heavy else hint
+        return round(here * min(1.0, (1 + HEAVY_STALL) * (1 - seen.stall))) if heavy else None

@@ -1,0 +1,73 @@
+"""Where a model sends the controller before anything is measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from hotset.daemon.advice.concurrency import ConcurrencyController
+from hotset.daemon.advice.guess import LEAP, PATIENCE, TRIES, Guess
+from hotset.daemon.advice.meter import Load, Reading
+from hotset.daemon.advice.rules import AdviceRules
+
+LIMIT = 128
+
+
+def seen(running: int, stall: float = 0.1) -> Reading:
+    return Reading(running, 1000.0, 0.0, 1, stall)
+
+
+@pytest.mark.parametrize("start", [1, 8, 128])
+def test_it_leaps_until_the_model_points_at_where_we_are(start: int) -> None:
+    guess, here, path = Guess(), start, []
+    while not guess.over:
+        wanted = guess.next(seen(here), 12, 1, LIMIT)
+        here = wanted or here
+        path.append(here)
+    assert here == 12
+    assert max(max(a, b) / min(a, b) for a, b in zip([start, *path], path, strict=False)) <= LEAP
+
+
+def test_without_a_model_it_goes_down_in_stall_only() -> None:
+    guess = Guess()
+    assert guess.next(seen(100, stall=0.9), None, 1, LIMIT) == 25
+    assert guess.next(seen(25, stall=0.5), None, 1, LIMIT) == 16
+    for _ in range(PATIENCE):
+        assert not guess.over
+        assert guess.next(seen(16, stall=0.2), None, 1, LIMIT) is None
+    assert guess.over
+
+
+def test_in_stall_it_does_not_go_up_and_always_ends() -> None:
+    guess = Guess()
+    assert guess.next(seen(20, stall=0.8), 60, 1, LIMIT) is None
+    assert guess.over
+    # A model that never agrees with itself.
+    guess, here = Guess(), 10
+    for _ in range(TRIES):
+        here = guess.next(seen(here), 40 if here < 20 else 10, 1, LIMIT) or here
+    assert guess.over
+
+
+def test_a_mountain_of_stall_is_left_within_a_few_steps_and_the_hint_is_reached_before_any_measurement() -> None:
+    controller = ConcurrencyController(AdviceRules(), LIMIT, lambda _least, _most: 10)
+    running, path = LIMIT, []
+    for _ in range(60):
+        running = controller.target or running
+        path.append(running)
+        stall = 500 * running * max(0, running - 10)
+        controller.observe(Load(running, LIMIT - running, 1000 + stall, stall))
+    assert path[4] == 32
+    assert path[20] == 10
+    assert controller.best is None or controller.best.concurrency == 10
+
+
+def test_it_begins_where_an_earlier_controller_stood() -> None:
+    controller = ConcurrencyController(AdviceRules(most_concurrency=9), LIMIT)
+    controller.resume(6)
+    assert controller.target == 6
+    for _ in range(100):
+        controller.observe(Load(controller.target or 0, 0, 10_000, 100))
+    assert controller.best is not None
+    assert controller.best.concurrency == 6
+    controller.resume(200)
+    assert controller.target == 9
