@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hotset.daemon.events import say
 from hotset.daemon.instep.distance import Distances
@@ -21,6 +22,8 @@ HOLD_STEPS = 1024
 """for which a steering holds; it is said anew after half of them"""
 CHANGE = 0.02
 """in a probability that is worth saying"""
+PAGES_CHANGE = 0.25
+"""in a layer's limit, of the larger one"""
 
 
 class InStepSide:
@@ -54,7 +57,8 @@ class InStepSide:
             return
         gauges.step_precision, gauges.step_coverage = self.tally.overall()
         self._thresholds.observe(step.stats.step_us, step.stats.stall_us)
-        if bytes_per_us is not None:
+        # Before a model decides there is nothing to steer, and thresholds would drift.
+        if bytes_per_us is not None and step.stats.device_model:
             self._look(step, bytes_per_us)
 
     def _look(self, step: Step, bytes_per_us: float) -> None:
@@ -140,5 +144,10 @@ class InStepSide:
             return True
         if not np.array_equal(said.distance, message.distance):
             return True
-        moved = np.abs(said.least - message.least).max() >= CHANGE or not np.array_equal(said.pages, message.pages)
+        moved = np.abs(said.least - message.least).max() >= CHANGE or _differ(said.pages, message.pages)
         return bool(moved) and since >= self.rules.speak_every
+
+
+def _differ(before: npt.NDArray[np.int32], now: npt.NDArray[np.int32]) -> bool:
+    """Whether limits changed by more than the noise of an average."""
+    return bool((np.abs(now - before) > np.maximum(1, PAGES_CHANGE * np.maximum(before, now))).any())
