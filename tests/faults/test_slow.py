@@ -72,8 +72,8 @@ def test_an_engine_far_faster_than_its_daemon(hotset: Hotset, trace: Path, recor
     daemon = hotset.daemon("--flush-seconds", 0.5)
     # More steps than any machine plays before a daemon that may have to compile has planned.
     engine = hotset.start("play", trace, "--speed", 0, "--times", 1000)
-    until(lambda: hotset.statuses() and planned(hotset.statuses()[0]) > 20)
-    before, enough = vitals(daemon.pid).memory, planned(hotset.statuses()[0]) + 200
+    until(lambda: hotset.statuses() and planned(hotset.statuses()[0]) > 10)
+    before, enough = vitals(daemon.pid).memory, planned(hotset.statuses()[0]) + 30
     until(lambda: planned(hotset.statuses()[0]) > enough)
     engine.kill()
     until(lambda: hotset.statuses()[0]["role"] == "ended")

@@ -21,14 +21,12 @@ class Taken(NamedTuple):
 
 
 class Backlog:
-    """A plan comes before all learning, and learning stops for news: no backlog delays a plan, it only ages its values.
-
-    `learned` is called once the features have seen all of a step.
-    """
+    """A plan comes before all learning, and learning stops for news: a backlog delays no plan, but ages its values."""
 
     def __init__(
-        self, state: SessionState, learned: Callable[[Taken], None], clock: Callable[[], float] = time.monotonic
+        self, state: SessionState, learned: Callable[[Taken, bool], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
+        """`learned` is called once a step is done with, and told whether any lane was observed."""
         self.load = Load()
         self._state, self._learned, self._clock = state, learned, clock
         self._steps: deque[Taken] = deque()
@@ -64,15 +62,22 @@ class Backlog:
             pass
 
     def _learn(self, step: Taken) -> Iterator[None]:
-        size = step.message.candidates.size
-        share = self.load.choose(size, len(self._steps), self._candidates)
-        began, spent = self._clock(), 0.0
-        for _ in self._state.learning(step.parts, step.message.epoch, share):
-            spent += self._clock() - began
+        size, load = step.message.candidates.size, self.load
+        share = load.choose(size, len(self._steps), self._candidates)
+        began, spent, seen = self._clock(), 0.0, 0
+
+        def late() -> bool:
+            return load.late(spent, len(self._steps))
+
+        for lanes in self._state.learning(step.parts, step.message.epoch, share, late):
+            spent, seen = spent + self._clock() - began, seen + lanes
             yield
             began = self._clock()
-        self._learned(step)
-        if share:
-            self.load.learned(size, share, spent + self._clock() - began)
+        self._learned(step, seen > 0)
+        if seen:
+            observed = seen / (self._state.geometry.lanes * len(step.parts))
+            load.learned(size, observed, spent + self._clock() - began)
+            if late():
+                load.cut(observed)
         self._steps.popleft()
         self._candidates -= size

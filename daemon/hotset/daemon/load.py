@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
 from dataclasses import dataclass, field
 
 SECONDS_A_CANDIDATE = 6e-8
 """that learning is expected to take, before a step has been learned"""
-SMOOTHING = 0.9
+TURNS = 8
+"""by which the time between steps is known"""
 BUSY = 0.8
 LEAST_SHARE = 1 / 64
 LEAST_ROOM = 0.05
 GROWTH = 1.25
 DRAIN = 0.5
-"""of what can be learned for long, while a backlog drains: less of it would spoil the features of more sequences"""
+"""of what can be learned for long, while a backlog drains"""
 PATIENCE = 2
 """steps that may wait to be learned before it counts as overload"""
 LONGEST = 256
@@ -27,22 +29,19 @@ LARGEST = 1 << 23
 class Load:
     """The share of a step's lanes that fits the time which plans leave of it.
 
-    A backlog that shrinks by itself needs nothing but time: only where the present share is more than can be had for
-    long do lanes go, and as many again until the backlog is gone.
+    A backlog that shrinks by itself needs nothing but time: only where not all can be learned for long do lanes go, and
+    as many again until the backlog is gone.
     """
 
     share: float = 1.0
     """of the lanes that are observed"""
     _paces: deque[float] = field(default_factory=lambda: deque([SECONDS_A_CANDIDATE] * 2, maxlen=5))
-    _period: float | None = None
-    _besides: float = 0.0
+    _turns: deque[tuple[int, float, float]] = field(default_factory=lambda: deque(maxlen=TURNS))
 
-    def arrived(self, steps: int, since: float, besides: float) -> None:
+    def arrived(self, steps: int, since: float | None, besides: float) -> None:
         """`steps` came in the `since` seconds since those before; answering them took `besides`, without learning."""
-        period = since / steps
-        # A pause of the runtime is no sign of how fast it decodes.
-        self._period = period if self._period is None else _smooth(self._period, min(period, 4 * self._period))
-        self._besides = _smooth(self._besides, besides / steps)
+        if since is not None:
+            self._turns.append((steps, since, besides))
 
     def learned(self, candidates: int, share: float, seconds: float) -> None:
         """To learn `share` of a step's `candidates` took so long, with all that goes with it."""
@@ -57,28 +56,36 @@ class Load:
         """Seconds to learn so many candidates at the present share."""
         return self._cost(candidates) * self.share
 
+    def late(self, seconds: float, steps: int) -> bool:
+        """Whether learning a step for so long is enough, while `steps` wait, it among them."""
+        return steps > PATIENCE and seconds >= (DRAIN if self.share < 1.0 else 1.0) * self._room
+
     def choose(self, candidates: int, steps: int, waiting: int) -> float:
         """The share of the oldest step, of `candidates`, while `steps` of `waiting` candidates wait, it among them."""
         if steps > LONGEST or (steps > PATIENCE and waiting > LARGEST):
             return 0.0
-        sustained = self._sustained(candidates)
-        if steps > PATIENCE and sustained < self.share:
-            self.share = max(LEAST_SHARE, DRAIN * sustained)
+        cost = self._cost(candidates)
+        sustained = self._room / cost if cost else 1.0
+        if steps > PATIENCE and min(self.share, sustained) < 1.0:
+            self.cut(sustained)
         elif steps == 1 and sustained > self.share:
             self.share = min(1.0, GROWTH * self.share, sustained)
         return self.share
 
-    def _sustained(self, candidates: int) -> float:
-        """What can be learned of every step, about."""
-        cost = self._cost(candidates)
-        if self._period is None or not cost:
-            return 1.0
-        return max(LEAST_ROOM * self._period, BUSY * self._period - self._besides) / cost
+    @property
+    def _room(self) -> float:
+        """Seconds that learning one step may take for long: what plans leave of the time between two steps."""
+        if not self._turns:
+            return math.inf
+        steps = sum(steps for steps, _, _ in self._turns)
+        period = sum(since for _, since, _ in self._turns) / steps
+        besides = sum(besides for _, _, besides in self._turns) / steps
+        return max(LEAST_ROOM * period, BUSY * period - besides)
+
+    def cut(self, sustained: float) -> None:
+        """No more than this share can be learned for long, and there is a backlog."""
+        self.share = min(self.share, max(LEAST_SHARE, DRAIN * sustained))
 
     def _cost(self, candidates: int) -> float:
-        # Once in a while it is much more: memory is touched for the first time, or somebody else has the core.
+        # Once in a while it is much more: somebody else has the core.
         return candidates * statistics.median(self._paces)
-
-
-def _smooth(old: float, new: float) -> float:
-    return SMOOTHING * old + (1 - SMOOTHING) * new

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from hotset.protos.errors import HotsetError
 from hotset.protos.transport import ZmqClient
 from hotset.protos.transport.keys import client_keys
 
+SWITCH_SECONDS = 2e-4
+"""for which a thread may keep the interpreter from another: 5 ms, as is usual, is much of a step"""
 STUCK_SECONDS = 60.0
 """A loop that did not turn for so long hangs; the longest honest turn is a compilation."""
 
@@ -112,6 +115,7 @@ class Daemon:
         """Serve every decode process that appears. Logs of sessions are whole when this returns."""
         port = self.config.metrics_port
         endpoint = None if port is None else Endpoint(self, self.config.metrics_host, port)
+        sys.setswitchinterval(SWITCH_SECONDS)
         try:
             warm_up(self._scorer)
             self._turned, self._ready = time.monotonic(), True

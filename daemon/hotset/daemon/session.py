@@ -22,6 +22,8 @@ from hotset.protos.messages import PROTOCOL_VERSION, Advice, Detach, Error, Hear
 WAIT_SECONDS = 0.2
 GREETING_SECONDS = 1.0
 MESSAGES_A_TURN = 256
+TURN_SECONDS = 0.02
+"""for taking in, at most"""
 FINAL_ERRORS = frozenset(
     {"version", "malformed", "too_large", "too_many_peers", "wrong_sender", "wrong_direction", "revoked"}
 )
@@ -115,7 +117,8 @@ class Session:
             taken += 1
             # Plan only from the newest of the steps that have piled up; but a runtime that is faster than we are
             # must not keep us from planning, nor from keeping the lease.
-            received = self._connection.receive(0) if taken < MESSAGES_A_TURN else None
+            more = taken < MESSAGES_A_TURN and self._clock() - arrived < TURN_SECONDS
+            received = self._connection.receive(0) if more else None
         if self.sidecar is not None:
             self.sidecar.configure(self._config)
             self.sidecar.answer(arrived)

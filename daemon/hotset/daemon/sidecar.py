@@ -80,7 +80,7 @@ class Sidecar:
         self._new: list[Step] = []
         self._fresh = False
         """Whether a plan waits for what is being learned."""
-        self._answered = clock()
+        self._answered: float | None = None
         self._flushed: threading.Event | None = None
         self._training: Training | None = None
         self._trained_at = 0
@@ -210,7 +210,7 @@ class Sidecar:
         if self.leads and self.state.synced:
             self._advise()
         besides = 0.0 if self._fresh else self._clock() - arrived
-        self._backlog.load.arrived(count, arrived - self._answered, besides)
+        self._backlog.load.arrived(count, None if self._answered is None else arrived - self._answered, besides)
         self._answered = arrived
 
     def learn_some(self) -> bool:
@@ -230,12 +230,12 @@ class Sidecar:
         every = self._config.plan_every
         return every > 0 and epoch % every == 0
 
-    def _learned(self, step: Taken) -> None:
-        """The features have seen a step: let all others see it, and score anew."""
-        message, going_on = step.message, [part for part in step.parts if self.state.holds(part.sequence)]
-        self._rule.observe(going_on)
-        self._advisor.observe(message, self.state)
-        self._in_step.observe(message, self._budget.bytes_per_us)
+    def _learned(self, step: Taken, seen: bool) -> None:
+        """The features have seen a step, or had to leave it out: let all others see it, and score anew."""
+        message = step.message
+        if seen:
+            self._rule.observe([part for part in step.parts if self.state.holds(part.sequence)])
+            self._advisor.observe(message, self.state)
         self._count(message)
         # One log a session: whoever stands by leaves it to the controller.
         if self.leads and self._config.record:
@@ -244,7 +244,7 @@ class Sidecar:
                 self._recorder.append(part, message.epoch)
         if not self.state.synced:
             self.ask_snapshot()
-        elif self.leads and not self._fresh and self._due(message.epoch + 1):
+        elif seen and self.leads and not self._fresh and self._due(message.epoch + 1):
             self._ahead.start(self._rule.scorer, self._planner.rules)
 
     def _count(self, message: Step) -> None:

@@ -7,7 +7,7 @@ ends its session with a ProtocolError instead of an index error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,28 +117,36 @@ class SessionState:
         for _ in self.learning(parts, epoch, share):
             pass
 
-    def learning(self, parts: Sequence[LaneStep], epoch: int, share: float = 1.0) -> Iterator[None]:
-        """Let the features observe a step that was taken, a sequence a turn; of its lanes only `share`.
+    def learning(
+        self,
+        parts: Sequence[LaneStep],
+        epoch: int,
+        share: float = 1.0,
+        late: Callable[[], bool] = lambda: False,
+    ) -> Iterator[int]:
+        """Let the features observe a step that was taken, a sequence a turn; yields how many of its lanes did.
 
-        That is whole sequences first, and the same from step to step, as far as they go on, whose features so stay
-        whole. Whoever has ended meanwhile learns no more.
+        Of all lanes that is `share`, and none (but of the first sequence) once it is `late`: whole sequences first, and
+        the same from step to step, as far as they go on, whose features so stay whole. Whoever has ended meanwhile
+        learns no more.
         """
         lanes = self.geometry.lanes
         left = math.ceil(share * lanes * len(parts))
-        for part in parts if share >= 1.0 else sorted(parts, key=lambda part: _scattered(part.sequence.id)):
-            if self.holds(part.sequence):
-                self._observe(part, min(left, lanes), epoch)
-            left -= min(left, lanes)
-            yield
+        for i, part in enumerate(sorted(parts, key=lambda part: _scattered(part.sequence.id))):
+            watched = 0 if i and late() else min(left, lanes)
+            left -= watched
+            if self.holds(part.sequence) and (seen := self._observe(part, watched, epoch)):
+                yield seen
         self.learned = max(self.learned, epoch)
         self.room.tidy(self.sequences, epoch)
 
-    def _observe(self, part: LaneStep, lanes: int, epoch: int) -> None:
+    def _observe(self, part: LaneStep, lanes: int, epoch: int) -> int:
         part.sequence.stepped_at = epoch
         pages = int(part.pages.max(initial=0)) + 1
         watched = lanes if lanes and self.room.admit(self.sequences, part, pages) else 0
         part.sequence.observe(part, watched)
         self.lanes_shed += self.geometry.lanes - watched
+        return watched
 
     def holds(self, sequence: SequenceState) -> bool:
         """Whether this very sequence goes on, as far as is known."""

@@ -135,8 +135,12 @@ def grown(memory: PageMemory, hot: Records) -> PageMemory:
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Records:
-    """Zeros that begin with a cache line, so that no record of a power of two of bytes spans two."""
+    """Zeros that begin with a cache line, so that no record of a power of two of bytes spans two.
+
+    They are written, so that the kernel gives the memory now, and not while steps are observed.
+    """
     size = int(np.prod(shape)) * dtype.itemsize
-    room = np.zeros(size + LINE, np.uint8)
+    room = np.empty(size + LINE, np.uint8)
+    room.fill(0)
     start = -room.ctypes.data % LINE
     return room[start : start + size].view(dtype).reshape(shape)
