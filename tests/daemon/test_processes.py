@@ -5,32 +5,17 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sandbox import WAIT, Hotset, planned, until, write_trace
+from sandbox import WAIT, Hotset, planned, until
 
 from hotset.predictor.model import PUSHED_FILE, ReuseModel
 from hotset.predictor.trace import read_trace
 
 pytestmark = pytest.mark.e2e
 SAMPLE = Path(__file__).parents[1] / "data" / "sample.parquet"
-
-
-@pytest.fixture(scope="module")
-def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trace") / "log"
-    write_trace(folder)
-    return folder
-
-
-@pytest.fixture
-def hotset(tmp_path: Path) -> Iterator[Hotset]:
-    made = Hotset(tmp_path)
-    yield made
-    made.close()
 
 
 def test_a_killed_daemon_is_replaced_and_decoding_never_waits(hotset: Hotset, trace: Path) -> None:

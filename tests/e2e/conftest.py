@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from checkpoints import write_checkpoint
 from processes import Start
+from sandbox import hotset, trace
+
+__all__ = ["checkpoint", "decode_arguments", "hotset", "runtime_dir", "start", "trace"]
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from hotset.predictor.trace import TraceWriter
 from hotset.protos.messages import AccessFlag
@@ -104,6 +105,22 @@ class Hotset:
         for process in self.processes:
             process.kill()
             process.communicate()
+
+
+@pytest.fixture(scope="session")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recorded trace to play. A conftest.py that imports it and `hotset` has them."""
+    folder = tmp_path_factory.mktemp("trace") / "log"
+    write_trace(folder)
+    return folder
+
+
+@pytest.fixture
+def hotset(tmp_path: Path) -> Iterator[Hotset]:
+    """Processes in folders of their own."""
+    made = Hotset(tmp_path)
+    yield made
+    made.close()
 
 
 def until(condition: Callable[[], Any], patience: float = WAIT) -> None:

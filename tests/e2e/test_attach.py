@@ -9,29 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox import WAIT, Hotset, planned, until, write_trace
+from sandbox import WAIT, Hotset, planned, until
 
 pytestmark = pytest.mark.e2e
 NO_PROCESS = 4194304  # above the largest pid of Linux
-
-
-@pytest.fixture(scope="module")
-def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trace") / "log"
-    write_trace(folder)
-    return folder
-
-
-@pytest.fixture
-def hotset(tmp_path: Path) -> Iterator[Hotset]:
-    made = Hotset(tmp_path)
-    yield made
-    made.close()
 
 
 def roles(hotset: Hotset) -> list[str]:

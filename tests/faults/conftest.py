@@ -7,18 +7,12 @@ from pathlib import Path
 
 import pytest
 from checkpoints import write_checkpoint
-from sandbox import Hotset, write_trace
+from sandbox import hotset, trace
 from witness import Witness
 
 from hotset.predictor.trace import Trace, read_trace
 
-
-@pytest.fixture(scope="session")
-def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recorded trace to play."""
-    folder = tmp_path_factory.mktemp("trace") / "log"
-    write_trace(folder)
-    return folder
+__all__ = ["checkpoint", "hotset", "recorded", "trace", "witness"]
 
 
 @pytest.fixture(scope="session")
@@ -33,14 +27,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     write_checkpoint(folder)
     return folder
-
-
-@pytest.fixture
-def hotset(tmp_path: Path) -> Iterator[Hotset]:
-    """Processes in folders of their own."""
-    made = Hotset(tmp_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture
