@@ -69,7 +69,7 @@ def test_a_decode_keeps_the_worlds_apart_and_its_steps_never_wait(small: Any) ->
     with interpreting(), device.watching():
         decoder = opened(device, small)
         decoder.steering = planner
-        steps = decoder._steps
+        steps = decoder.steps
         assert isinstance(steps, DeviceSteps)
         for step in range(WARM_UPS + 2):
             device.watch.strict = True

@@ -102,7 +102,7 @@ def test_a_row_of_a_step_does_not_depend_on_the_rows_beside_it(model: Any) -> No
         done = DecodePass(decoder.kv, sequences, decoder.selector, lambda: None)
         places = [[s.length - 1] for s in sequences]
         with torch.inference_mode():
-            logits = decoder._forward(done, [[5]] * len(sequences), places, max(s.length for s in sequences))
+            logits = decoder.forward(done, [[5]] * len(sequences), places, max(s.length for s in sequences))
         found.append(logits[0])
         decoder.close()
     assert all(torch.equal(found[0], row) for row in found[1:])

@@ -13,6 +13,7 @@ from hotset.runtime.gpu.backing import DeviceBacking
 from hotset.runtime.gpu.device import CudaDevice, Device
 from hotset.runtime.gpu.pinned import PinnedTier, Progress
 from hotset.runtime.gpu.residency import DeviceResidency
+from hotset.runtime.gpu.untiered import UntieredResidency
 from hotset.runtime.host_link import HostLink
 from hotset.runtime.residency import ResidencyManager
 from hotset.runtime.shape import ModelShape
@@ -48,6 +49,8 @@ def make_manager(
             f"a hot pool of {slots} pages cannot decode {config.running} sequences: {smallest} are the least; "
             "raise the HBM budget, or lower --selected or --max-running"
         )
+    if not config.tiered:
+        slots = pages
     row_shape = (2, config.page_size, shape.head_dim)
     frames = min(pages, config.host_pages or pages)
     disk = DiskTier(pages, row_shape, shape.dtype, config.disk_dir) if config.disk_dir else None
@@ -56,10 +59,13 @@ def make_manager(
         "row_shape": row_shape, "dtype": shape.dtype, "policy": config.policy,
     }  # fmt: skip
     if device is None:
+        if not config.tiered:
+            raise ConfigError("a decode on a CPU is always tiered; give it a pool for everything instead")
         host = HostTier(frames, row_shape, shape.dtype)
         link = HostLink(config.link_gbps, config.link_latency_us) if config.link_gbps else None
         return ResidencyManager(**sizes, backing=BackingStore(pages, host, disk), link=link)
     if config.link_gbps:
         raise ConfigError("--link-gbps slows the link of a decode on a CPU; leave it out where the link is real")
-    pinned = PinnedTier(frames, row_shape, shape.dtype, device, progress=progress)
-    return DeviceResidency(**sizes, backing=DeviceBacking(pages, pinned, disk, device), device=device)
+    pinned = PinnedTier(frames if config.tiered else 1, row_shape, shape.dtype, device, progress=progress)
+    kind = DeviceResidency if config.tiered else UntieredResidency
+    return kind(**sizes, backing=DeviceBacking(pages, pinned, disk, device), device=device)

@@ -33,6 +33,7 @@ class RuntimeConfig(BaseModel):
     link_latency_us: Annotated[float, Field(ge=0, description="of a transfer over the slowed link")] = 0.0
     lookahead: Annotated[int, Field(ge=0, le=2, description="layers to look ahead, 0 for not at all")] = 0
     lookahead_prefetch: Literal["learned", "bare", "off"] = "learned"
+    tiered: Annotated[bool, Field(description="False: a GPU keeps everything in its memory, for comparison")] = True
     graphs: Annotated[bool, Field(description="on a GPU, replay whole steps from captured graphs")] = True
     plan_lifetime: Annotated[int, Field(ge=1, description="steps that a plan's values outlive its epoch")] = 16
 

@@ -30,6 +30,7 @@ from hotset.runtime.scheduler import Scheduler
 from hotset.runtime.selectors import SELECTORS
 from hotset.runtime.steering import LinkSteering, Steering
 from hotset.runtime.stepping import make_steps
+from hotset.runtime.steps import Steps
 
 _ROWS = 4
 """Rows of a decode step at least, where more than one sequence may run: with fewer, matrix products on a CPU take
@@ -86,9 +87,9 @@ class Decoder:
         self.steering: Steering = Steering()
         self.ahead = Lookahead(self.kv, self.selector, model) if config.lookahead else None
         self.epoch = 0
-        self._forward = Forward(model, rows=_ROWS if config.running > 1 else 1)
-        self._steps = make_steps(self.kv, self._forward, self.selector, self.ahead)
-        self._prefill = Prefill(self.kv, self._forward, self.selector)
+        self.forward = Forward(model, rows=_ROWS if config.running > 1 else 1)
+        self.steps: Steps = make_steps(self.kv, self.forward, self.selector, self.ahead)
+        self._prefill = Prefill(self.kv, self.forward, self.selector)
         self.scheduler = Scheduler(self.kv, self._prefill.shared_pages)
 
     @classmethod
@@ -130,7 +131,7 @@ class Decoder:
     @property
     def last_pass(self) -> DecodePass | None:
         """The pass of the last step, where the host has it (on a GPU it does not)."""
-        return self._steps.last
+        return self.steps.last
 
     @property
     def running(self) -> list[Generation]:
@@ -205,17 +206,17 @@ class Decoder:
         self.scheduler.resize()
         self.steering.guide(self.ahead, self.epoch)
         tell = self.steering.attached
-        tokens = self._steps.run(batch, self._safe_point, epoch=self.epoch, tell=tell)
+        tokens = self.steps.run(batch, self._safe_point, epoch=self.epoch, tell=tell)
         for generation, token in zip(batch, tokens, strict=True):
             generation.tokens.append(token)
             self.kv.end_token(generation.sequence)
-        self._steps.finish()
+        self.steps.finish()
         report = self._report(start, before, len(batch))
         if self.ahead is not None:
             self.ahead.end_step(report.seconds)
         self.steering.end_step(self.epoch, self.kv.manager.tick())
         if tell:
-            self._steps.publish(self.steering, [g.sequence for g in batch], self.epoch, self._stats(report))
+            self.steps.publish(self.steering, [g.sequence for g in batch], self.epoch, self._stats(report))
         else:
             self.kv.forget_changes()  # whoever attaches later asks for a snapshot
         if self.steering.snapshot_wanted():
@@ -228,7 +229,7 @@ class Decoder:
         """End all sequences and give back memory, files and threads."""
         for generation in list(self.scheduler.everybody()):
             self._finish(generation, "closed")
-        self._steps.close()
+        self.steps.close()
         self.steering.close()
         if self.ahead is not None:
             self.ahead.close()
@@ -288,7 +289,7 @@ class Decoder:
         return batch
 
     def _send(self, message: Published) -> None:
-        self._steps.send(self.steering, message)
+        self.steps.send(self.steering, message)
 
     def _safe_point(self) -> None:
         # Whoever waits may be prefilled next.

@@ -1,19 +1,23 @@
-"""`hotset bench`: measure the GPU kernels on this machine."""
+"""`hotset bench`: measure the GPU kernels, or whole decode steps, on this machine."""
 
 from __future__ import annotations
 
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-HELP = """Measure the GPU kernels in captured graphs: swap-in, resolve, attend or forest. Prints Markdown.
+HELP = """Measure the GPU kernels in captured graphs: swap-in, resolve, attend or forest. Or whole decode steps: decode.
+
+Prints Markdown. Without a GPU only decode runs, at small sizes on the CPU backend.
 
 Example: hotset bench swap-in
 
 Another example: hotset bench resolve --json resolve.json --markdown resolve.md
+
+A third: hotset bench decode --shape llama --trace tests/data/sample.parquet --batch 1 --batch 8
 """
 
 
@@ -24,6 +28,15 @@ class Suite(StrEnum):
     RESOLVE = "resolve"
     ATTEND = "attend"
     FOREST = "forest"
+    DECODE = "decode"
+
+
+class ShapeName(StrEnum):
+    """What `hotset bench decode` decodes."""
+
+    LLAMA = "llama"
+    SMOLLM2 = "smollm2"
+    TINY = "tiny"
 
 
 def register(app: typer.Typer) -> None:
@@ -33,13 +46,22 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     suite: Annotated[Suite, typer.Argument(help="Which kernels.")],
+    shape: Annotated[
+        list[ShapeName] | None, typer.Option(help="decode: which models [default: smollm2 and llama; tiny on a CPU]")
+    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="decode: a trace whose selections random models replay")] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="decode: batch sizes [default: up to 24]")] = None,
+    steps: Annotated[int, typer.Option(min=2, max=120, help="decode: timed steps of an arm")] = 40,
     json_to: Annotated[Path | None, typer.Option("--json", help="Write the figures here, too.")] = None,
     markdown_to: Annotated[Path | None, typer.Option("--markdown", help="Write the tables here, too.")] = None,
 ) -> None:
     """See HELP."""
     from hotset.kernels import suite as suites
 
-    report = suites.run(suite.value)
+    if suite is Suite.DECODE:
+        report = _decode([s.value for s in shape or []], trace, batch, steps)
+    else:
+        report = suites.run(suite.value)
     if suite is Suite.FOREST:
         from hotset.ops import boosters
 
@@ -50,3 +72,12 @@ def bench(
     if markdown_to is not None:
         markdown_to.write_text(text, encoding="utf-8")
     typer.echo(text)
+
+
+def _decode(shapes: list[str], trace: Path | None, batches: list[int] | None, steps: int) -> dict[str, Any]:
+    import torch
+
+    from hotset.ops.decode_bench.run import run
+
+    names = shapes or (["smollm2", "llama"] if torch.cuda.is_available() else ["tiny"])
+    return run(names, batches=batches, steps=steps, trace=trace, tell=lambda line: typer.echo(line, err=True))

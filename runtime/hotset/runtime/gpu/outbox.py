@@ -11,7 +11,7 @@ from hotset.runtime.link.control import Published
 from hotset.runtime.steering import Steering
 
 logger = logging.getLogger(__name__)
-Making = Callable[[], Published]
+Making = Callable[[], Published | None]
 
 
 class Outbox:
@@ -22,7 +22,7 @@ class Outbox:
         self._thread: threading.Thread | None = None
 
     def put(self, steering: Steering, making: Making) -> None:
-        """Have `making` called on the thread and what it returns published by `steering`."""
+        """Have `making` called on the thread and what it returns published by `steering`; None is a step lost."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="hotset-events", daemon=True)
             self._thread.start()
@@ -39,7 +39,11 @@ class Outbox:
         while (item := self._queue.get()) is not None:
             steering, making = item
             try:
-                steering.publish(making())
+                message = making()
+                if message is None:
+                    steering.lose_step()
+                else:
+                    steering.publish(message)
             except Exception:
                 # Decoding must outlive any fault of what it tells.
                 logger.exception("a message could not be made and is left out")

@@ -26,7 +26,7 @@ from hotset.kernels.state import FREE, LIVE, PINNED
 from hotset.kernels.swap_in import rows_of, swap_in
 from hotset.protos.heat import DECAY
 from hotset.runtime.gpu.backing import DeviceBacking
-from hotset.runtime.gpu.changes import Changes, visible_pages
+from hotset.runtime.gpu.changes import Changes, split_changes
 from hotset.runtime.gpu.device import Device, Event, Stream
 from hotset.runtime.gpu.prefetch import DevicePrefetcher, copy_engine_wins
 from hotset.runtime.residency import Int32, ResidencyManager
@@ -43,6 +43,7 @@ class DeviceResidency(ResidencyManager):
     """See ResidencyManager; everything is ordered on the demand stream unless it says otherwise."""
 
     backing: DeviceBacking
+    tiered = True
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class DeviceResidency(ResidencyManager):
         """Tokens of the forward pass that a prefetch begun now would overlap."""
         self._bytes = rows_of(self.rows)
         self._flights = DevicePrefetcher(device, backing, self.rows)
-        self._changes = Changes(slots)
+        self._changes = Changes(self.state)
         self._told: list[tuple[Event, torch.Tensor, int, Tell]] = []
         self._generation = [0] * groups
         self._tails: set[int] = set()
@@ -227,6 +228,15 @@ class DeviceResidency(ResidencyManager):
         if below.numel():
             self.rows[slots[self._ids(below)]] = self.device.upload(self.backing.gather(pages[below]))
 
+    def read_pages(self, pages: torch.Tensor, slots: torch.Tensor) -> None:
+        """Copy `pages` from their frames into `slots` ([n] each, on the device)."""
+        count = torch.full((1,), pages.numel(), dtype=torch.int32, device=pages.device)
+        self.backing.host.await_writes(Stream.DEMAND)
+        swap_in(
+            self.backing.host.bytes, self._bytes, pages.to(torch.int32), slots.to(torch.int32), count,
+            frame_of=self.backing.frame_at,
+        )  # fmt: skip
+
     def count_layers(self, misses: Sequence[torch.Tensor]) -> None:
         """Behind a whole step: add up its misses and stalls. `misses` holds `miss_count` of each layer."""
         self._tick += len(misses)
@@ -357,7 +367,8 @@ class DeviceResidency(ResidencyManager):
     def drain_changes(self) -> tuple[Int32, Int32]:
         """See ResidencyManager. The host waits; a step's changes take the way of ring.py."""
         self.forget_changes()
-        return self._changes.since(visible_pages(self.state).cpu().numpy())
+        found = self._changes.look(self.state.slots)
+        return split_changes(found.lost.cpu().numpy(), found.gained.cpu().numpy())
 
     def keep_evicted(self) -> None:
         """Nobody reads the log on a device."""

@@ -18,7 +18,7 @@ import torch
 from hotset.kernels.record import Recorded
 from hotset.kernels.state import FREE, RESERVED
 from hotset.protos.messages import Step, StepStats
-from hotset.runtime.gpu.changes import Changes, visible_pages
+from hotset.runtime.gpu.changes import Changes, split_changes
 from hotset.runtime.gpu.device import Device, Event, Stream
 from hotset.runtime.gpu.passes import DevicePass
 from hotset.runtime.gpu.residency import BEGUN, COUNTS, DEMAND_PAGES, STALL_NS, DeviceResidency
@@ -26,6 +26,8 @@ from hotset.runtime.groups import Sequence
 from hotset.runtime.paged_kv import PagedKV
 
 DEPTH = 4
+SPARE = 1 << 16
+"""Slots that a step may change beyond one for each page it selects: what plans and ends of sequences bring about."""
 
 
 class EventRing:
@@ -39,8 +41,8 @@ class EventRing:
         self.full = 0
         """Steps that found no record."""
         self.counts = [0] * COUNTS
-        self.changes = Changes(self.manager.state.slots)
-        """Both as of the last message: the thread's."""
+        """As of the last message: the thread's."""
+        self.changes = Changes(self.manager.state)
 
     @property
     def manager(self) -> DeviceResidency:
@@ -75,6 +77,7 @@ class Told:
         self.recorded: Recorded | None = None
         self._host: list[torch.Tensor] = []
         self._room: tuple[int, ...] = ()
+        self._most = 0
 
     @property
     def _device(self) -> Device:
@@ -86,12 +89,13 @@ class Told:
         rows, n = done.ids[0].shape[0], done.ids[0].shape[2]
         room = (rows, kv.shape.layers, kv.shape.kv_heads, n)
         if room != self._room:
-            place = self._device.place
+            place, pages = self._device.place, rows * kv.shape.layers * kv.shape.kv_heads * kv.config.selected
+            self._most = min(self._ring.manager.state.slots, pages + SPARE)
             self.recorded = Recorded(
                 *(torch.empty(room, dtype=d, device=place) for d in (torch.int32, torch.uint8, torch.uint8))
             )
-            kinds = ((room, torch.int32), (room, torch.uint8), (room, torch.uint8), ((2 + COUNTS,), torch.int64),
-                     ((self._ring.manager.state.slots,), torch.int32))  # fmt: skip
+            kinds = ((room, torch.int32), (room, torch.uint8), (room, torch.uint8), ((3 + COUNTS,), torch.int64),
+                     ((self._most,), torch.int32), ((self._most,), torch.int32))  # fmt: skip
             self._host = [self._device.pinned(shape, dtype) for shape, dtype in kinds]
             self._room = room
         self._sequences = sequences
@@ -100,12 +104,14 @@ class Told:
         """Copy everything to the host, on the events stream."""
         device, state = self._device, manager.state
         levels = torch.stack([(state.state == kind).sum() for kind in (RESERVED, FREE)])
-        numbers, visible = torch.cat((levels, manager.counts)), visible_pages(state)
+        changed = self._ring.changes.look(self._most)
+        numbers = torch.cat((changed.slots, levels, manager.counts))
+        parts = (*vars(self.recorded).values(), numbers, changed.lost, changed.gained)
         device.wait(Stream.EVENTS, device.mark(Stream.DEMAND))
         with device.on(Stream.EVENTS):
-            for source, target in zip((*vars(self.recorded).values(), numbers, visible), self._host, strict=True):
+            for source, target in zip(parts, self._host, strict=True):
                 target.copy_(source, non_blocking=True)
-        for part in (numbers, visible):
+        for part in parts[3:]:
             device.keep(part, Stream.EVENTS)
         self._copied = device.mark(Stream.EVENTS, sleep=True)
 
@@ -118,12 +124,12 @@ class Told:
         self._lengths = np.array([s.length for s in sequences], "<i4")
         self._steps = np.array([s.step - 1 for s in sequences], "<i4")
 
-    def message(self) -> Step:
-        """On the thread: wait for the copies, make the message, give the record back."""
+    def message(self) -> Step | None:
+        """On the thread: wait for the copies, make the message, give the record back. None if too much has changed."""
         copied: Event = self._copied
         copied.synchronize()
         try:
-            return self._make()
+            return self._make() if int(self._host[3][0]) <= self._most else None
         finally:
             self._ring.give_back(self)
 
@@ -131,7 +137,7 @@ class Told:
         n, lanes = self._room[3], self._sequences * self._ring.kv.lanes
         # The arrays of a message belong to the link, those of the record to the next step.
         candidates, scores, flags = (t[: self._sequences].reshape(lanes, n).clone().numpy() for t in self._host[:3])
-        loaded, evicted = self._ring.changes.since(self._host[4].numpy())
+        loaded, evicted = split_changes(self._host[4].numpy(), self._host[5].numpy())
         return Step(
             epoch=self._epoch,
             sequences=self._ids,
@@ -150,7 +156,7 @@ class Told:
 
     def _completed(self, numbers: list[int]) -> StepStats:
         """The stats, with what the device has counted since the last message."""
-        reserve, free, *counts = numbers
+        _, reserve, free, *counts = numbers
         new = [now - then for now, then in zip(counts, self._ring.counts, strict=True)]
         self._ring.counts = counts
         prefetched = new[BEGUN][0]

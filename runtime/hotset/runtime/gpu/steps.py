@@ -107,6 +107,8 @@ class DeviceSteps:
 
     def _behind(self, done: DevicePass, batch: list[Generation], tell: bool) -> None:
         """Launch what the next step needs of this one."""
+        if not self.manager.tiered:
+            return
         self._told = self.ring.take(len(batch), done) if tell else None
         self.manager.record(done.accessed(), None if self._told is None else self._told.recorded)
         self.manager.count_layers([r.miss_count for r in done.resolved])

@@ -1,0 +1,157 @@
+"""The arms of the bench, and one arm's measurement.
+
+    hbm        all KV in GPU memory, the same kernels, no tiers: the reference
+    ample      tiered, a slot for every page: what tiering costs when nothing misses
+    2k         tiered, slots for twice what each lane selects, the built-in policy
+    2k+lists   the same, and each step prefetches pages of a given list for the next one
+
+On a CPU the reference is a tiered pool with a slot for every page, which its backend has.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hotset.ops.decode_bench.replay import Replay, ReplaySelector
+from hotset.ops.decode_bench.scene import Prompts, build, place_all, seat
+from hotset.ops.decode_bench.shapes import Shape
+from hotset.protos.messages import Message
+from hotset.runtime.decoder import Decoder
+from hotset.runtime.gpu.residency import DeviceResidency
+from hotset.runtime.residency import ResidencyManager
+from hotset.runtime.steering import Steering
+from hotset.runtime.stepping import make_steps
+
+ARMS = ("hbm", "ample", "2k", "2k+lists")
+WARM = 12
+"""Steps before the figures begin: kernels compile, passes are captured, a cold pool fills."""
+LISTED = 8
+"""Entries of a prefetch list a lane and step."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One arm: seconds of steps, medians, and means of what a step moved. `told` are steps with a listener."""
+
+    step: float
+    told: float
+    stall: float
+    misses: float
+    moved_bytes: float
+    tokens: list[list[int]]
+
+
+class _Listener(Steering):
+    """Takes every step message and keeps none; or sends lists, or both."""
+
+    def __init__(self, decoder: Decoder, selector: ReplaySelector | None, lists: bool) -> None:
+        self._decoder, self._selector, self._lists = decoder, selector, lists
+        self.listens = False
+        self._made: dict[int, torch.Tensor] = {}
+
+    @property
+    def attached(self) -> bool:
+        return self.listens
+
+    def publish(self, message: Message) -> None:
+        """See Steering."""
+
+    def make_lists(self, steps: int) -> None:
+        """Before anything is timed: the lists of the next `steps` steps."""
+        if self._lists and self._selector is not None:
+            for step in range(self._decoder.epoch, self._decoder.epoch + steps):
+                self._made[step] = self._selector.news(step + 1, LISTED)
+
+    def apply(self, manager: ResidencyManager, epoch: int) -> None:
+        """See Steering."""
+        pages = self._made.pop(epoch, None)
+        if pages is None:
+            return
+        generations = torch.zeros(pages.numel(), dtype=torch.int64)
+        none = (pages[:0], generations[:0], torch.empty(0))
+        manager.follow(none, (pages, generations), epoch_tick=0, until_tick=0, tell=lambda n, rejected: None)
+
+
+def extra_options(arm: str, shape: Shape, batch: int, lanes: int, on_gpu: bool) -> dict[str, Any]:
+    """RuntimeConfig options of an arm."""
+    if arm == "hbm" and on_gpu:
+        return {"tiered": False}
+    if arm in ("hbm", "ample"):
+        return {"hbm_fraction": 1.0}
+    return {"hbm_pages": batch * lanes * (2 * shape.selected + 1)}
+
+
+def measure(
+    arm: str,
+    shape: Shape,
+    model: Any,
+    prompts: Prompts | None,
+    batch: int,
+    steps: int,
+    replay: Replay | None,
+    device: Any = None,
+) -> Measured:
+    """Decode `steps` steps as they are and as many with a listener. `device` as for Decoder."""
+    lanes = model.config.num_hidden_layers * model.config.num_key_value_heads
+    on_gpu = model.device.type == "cuda" or device is not None
+    extra = extra_options(arm, shape, batch, lanes, on_gpu)
+    decoder = build(shape, model, batch, extra, device)
+    try:
+        seat(decoder, shape, batch, prompts)
+        selector = None
+        if replay is not None:
+            selector = ReplaySelector(decoder.kv, replay)
+            decoder.selector = selector
+            decoder.steps = make_steps(decoder.kv, decoder.forward, selector, None)
+        if arm == "ample" and on_gpu:
+            place_all(decoder)
+        listener = _Listener(decoder, selector, arm == "2k+lists")
+        decoder.steering = listener
+        return _run(decoder, listener, steps)
+    finally:
+        decoder.steps.close()
+        decoder.kv.manager.close()
+
+
+def _run(decoder: Decoder, listener: _Listener, steps: int) -> Measured:
+    generations, manager = list(decoder.running), decoder.kv.manager
+    listener.make_lists(WARM + 2 * steps)
+    _times(decoder, WARM)
+    before = _moved(manager)
+    plain, stall = _times(decoder, steps)
+    after = _moved(manager)
+    listener.listens = True
+    told, _ = _times(decoder, steps)
+    misses, pages = ((now - then) / steps for now, then in zip(after, before, strict=True))
+    return Measured(
+        step=statistics.median(plain),
+        told=statistics.median(told),
+        stall=stall / steps,
+        misses=misses,
+        moved_bytes=pages * manager.page_bytes,
+        tokens=[list(g.tokens) for g in generations],
+    )
+
+
+def _times(decoder: Decoder, steps: int) -> tuple[list[float], float]:
+    """Seconds of each step, and of stalls in all of them (on a device those of a step are told by the next)."""
+    times, stall = [], 0.0
+    for _ in range(steps):
+        start = time.perf_counter()
+        report = decoder.step()
+        times.append(time.perf_counter() - start)
+        stall += report.stall_seconds
+    return times, stall
+
+
+def _moved(manager: ResidencyManager) -> tuple[int, int]:
+    """Demand misses and all pages moved so far; on a device as of its last answer."""
+    if isinstance(manager, DeviceResidency):
+        manager.read_counts(manager.counts.tolist())
+    moved = manager.moved
+    return moved.demand_pages, moved.demand_pages + moved.prefetch_pages

@@ -1,0 +1,154 @@
+"""All arms at all batch sizes, side by side, as a report of the kind that the other benches make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hotset.kernels.measure import Row, event_pair
+from hotset.kernels.measure import environment as gpu_environment
+from hotset.ops.decode_bench.arms import ARMS, Measured, measure
+from hotset.ops.decode_bench.replay import Replay
+from hotset.ops.decode_bench.scene import Prompts
+from hotset.ops.decode_bench.shapes import SHAPES, Shape
+from hotset.protos.errors import CapacityError, ConfigError
+from hotset.runtime.gpu.steps import bucket
+from hotset.runtime.huggingface import model_shape
+
+_LINK_BYTES = 1 << 29
+Tell = Callable[[str], None]
+
+
+def run(
+    names: Sequence[str],
+    *,
+    batches: Sequence[int] | None = None,
+    steps: int = 40,
+    trace: Path | None = None,
+    arms: Sequence[str] = ARMS,
+    tell: Tell = lambda line: None,
+) -> Row:
+    """Measure the shapes `names`; {"command", "environment", "tables"} as kernels.suite makes them.
+
+    `trace` (.parquet) steers the selections of random models. `tell` is told each line as it is known.
+    Raises ConfigError for a random model without a trace, or for one that is too large for this machine.
+    """
+    on_gpu = torch.cuda.is_available()
+    gbps = link_gbps() if on_gpu else None
+    tables = {}
+    for shape in map(SHAPES.__getitem__, names):
+        if shape.config is not None and trace is None:
+            raise ConfigError(f"random weights select nothing sensible; give --trace FILE.parquet for {shape.name}")
+    for name in names:
+        shape = SHAPES[name]
+        title = f"{shape.name}, context {shape.context}, pages of {shape.page_size}, k = {shape.selected}"
+        tables[title] = _shape(shape, batches or shape.batches, steps, trace, arms, gbps, on_gpu, tell)
+    return {"command": f"hotset bench decode {' '.join(f'--shape {n}' for n in names)}",
+            "environment": environment(gbps), "tables": tables}  # fmt: skip
+
+
+def environment(gbps: float | None) -> Row:
+    """What the figures depend on."""
+    if gbps is not None:
+        return {**gpu_environment(), "link GB/s": round(gbps, 1)}
+    return {"device": "cpu", "torch": torch.__version__, "threads": torch.get_num_threads()}
+
+
+def link_gbps() -> float:
+    """What one large pinned copy gets over the host link, 10^9 bytes a second."""
+    host = torch.empty(_LINK_BYTES, dtype=torch.uint8, pin_memory=True)
+    there = torch.empty(_LINK_BYTES, dtype=torch.uint8, device="cuda")
+    times = []
+    for _ in range(5):
+        begin, end = event_pair()
+        begin.record()
+        there.copy_(host, non_blocking=True)
+        end.record()
+        end.synchronize()
+        times.append(float(begin.elapsed_time(end)))
+    return _LINK_BYTES / min(times) / 1e6
+
+
+def _shape(
+    shape: Shape,
+    batches: Sequence[int],
+    steps: int,
+    trace: Path | None,
+    arms: Sequence[str],
+    gbps: float | None,
+    on_gpu: bool,
+    tell: Tell,
+) -> list[Row]:
+    model, tokenizer = shape.load("cuda" if on_gpu else "cpu")
+    prompts = Prompts(shape, tokenizer) if shape.config is None else None
+    recorded = _replay(shape, model, trace, bucket(max(batches)))
+    rows = []
+    for batch in batches:
+        reference: Measured | None = None
+        for arm in arms:
+            if arm == "2k+lists" and recorded is None:
+                continue
+            found = _measured(arm, shape, model, prompts, batch, steps, recorded)
+            reference = found if arm == "hbm" and isinstance(found, Measured) else reference
+            row = _row(arm, batch, found, reference, gbps, shape)
+            rows.append(row)
+            tell(" ".join(f"{key}={_short(value)}" for key, value in row.items()))
+            if on_gpu:
+                torch.cuda.empty_cache()
+    return rows
+
+
+def _replay(shape: Shape, model: Any, path: Path | None, rows: int) -> Replay | None:
+    if shape.config is None or path is None:
+        return None
+    from hotset.predictor.trace import read_trace
+
+    sizes = model_shape(model, shape.name)
+    return Replay.tile(read_trace(path), sizes, rows, shape.start // shape.page_size, model.device)
+
+
+def _measured(
+    arm: str, shape: Shape, model: Any, prompts: Prompts | None, batch: int, steps: int, replay: Replay | None
+) -> Measured | str:
+    try:
+        return measure(arm, shape, model, prompts, batch, steps, replay)
+    except (torch.OutOfMemoryError, CapacityError) as error:
+        return f"does not fit: {str(error).splitlines()[0]}"
+
+
+def _row(
+    arm: str, batch: int, found: Measured | str, reference: Measured | None, gbps: float | None, shape: Shape
+) -> Row:
+    if isinstance(found, str):
+        return {**dict.fromkeys(_COLUMNS, "-"), "batch": batch, "arm": arm, "tokens": found}
+    events = max(0.0, found.told - found.step)
+    floor = found.moved_bytes / gbps / 1e9 if gbps else 0.0
+    alike = shape.config is None and reference is not None
+    values: Row = {
+        "batch": batch,
+        "arm": arm,
+        "tokens/s": batch / found.step,
+        "of hbm": reference.step / found.step if reference else "-",
+        "step ms": found.step * 1e3,
+        "compute ms": (found.step - found.stall) * 1e3,
+        "stall ms": found.stall * 1e3,
+        "events ms": events * 1e3,
+        "misses": found.misses,
+        "MB moved": found.moved_bytes / 1e6,
+        "floor ms": floor * 1e3 if gbps else "-",
+        "stall/floor": found.stall / floor if floor else "-",
+        "tokens": ("as hbm" if found.tokens == reference.tokens else "DIFFER") if alike and reference else "-",
+    }
+    assert tuple(values) == _COLUMNS
+    return values
+
+
+_COLUMNS = ("batch", "arm", "tokens/s", "of hbm", "step ms", "compute ms", "stall ms", "events ms", "misses",
+            "MB moved", "floor ms", "stall/floor", "tokens")  # fmt: skip
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,80 @@
+"""The decode bench at its smallest: on the CPU backend as a user calls it, and its GPU arms without a GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from hotset.ops.cli import build
+from hotset.ops.decode_bench.arms import ARMS, Measured, measure
+from hotset.ops.decode_bench.replay import Replay
+from hotset.ops.decode_bench.run import run
+from hotset.ops.decode_bench.shapes import LLAMA, SHAPES
+from hotset.predictor.trace import read_trace
+from hotset.protos.errors import ConfigError
+from hotset.runtime.gpu import InlineDevice
+from hotset.runtime.huggingface import model_shape
+
+SAMPLE = Path(__file__).parents[1] / "data" / "sample.parquet"
+TINY = SHAPES["tiny"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return TINY.load("cpu")[0]
+
+
+@pytest.fixture(scope="module")
+def replay(model: Any) -> Replay:
+    return Replay.tile(read_trace(SAMPLE), model_shape(model, "tiny"), 4, TINY.start // TINY.page_size, "cpu")
+
+
+def test_a_replay_tiles_the_record(replay: Replay) -> None:
+    trace = read_trace(SAMPLE)
+    assert replay.period == 158
+    assert replay.pages[0].shape == (158, 4, 2, 128)
+    recorded = torch.from_numpy(trace.sequences[1].pages[:80, 3].copy())
+    assert torch.equal(replay.pages[1][:80, 1, 1], recorded.clamp(min=0) % (TINY.start // TINY.page_size))
+    assert torch.equal(replay.pages[1][79:, 1, 1], replay.pages[1][:80, 1, 1].flip(0)[:79])
+    assert torch.equal(replay.pages[0][:10, 2, 0], replay.pages[0][7:17, 0, 0])
+
+
+@pytest.fixture(scope="module")
+def arms(model: Any, replay: Replay) -> dict[str, Measured]:
+    device = InlineDevice
+    return {arm: measure(arm, TINY, model, None, 3, 6, replay, device()) for arm in ARMS}
+
+
+def test_the_arms_of_a_gpu_differ_as_they_should(arms: dict[str, Measured]) -> None:
+    assert [arms[arm].misses for arm in ("hbm", "ample")] == [0, 0]
+    assert arms["2k"].misses > 1
+    assert arms["2k+lists"].misses < arms["2k"].misses
+    assert arms["2k+lists"].moved_bytes > arms["2k"].moved_bytes > 0
+    assert all(len(tokens) == 1 + 12 + 2 * 6 for arm in arms.values() for tokens in arm.tokens)
+
+
+def test_as_a_user_calls_it_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments = ["bench", "decode", "--trace", str(SAMPLE), "--batch", "2", "--steps", "2"]
+    done = CliRunner().invoke(build(), [*arguments, "--json", str(tmp_path / "a"), "--markdown", str(tmp_path / "b")])
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "a").read_text())
+    (rows,) = report["tables"].values()
+    assert [row["arm"] for row in rows] == list(ARMS)
+    assert all(row["tokens/s"] > 0 for row in rows)
+    assert report["environment"]["device"] == "cpu"
+    assert "| batch | arm |" in (tmp_path / "b").read_text()
+
+
+def test_random_weights_want_a_trace() -> None:
+    with pytest.raises(ConfigError, match="--trace"):
+        run(["tiny"])
+
+
+def test_the_large_shape_is_that_of_llama_3_8b() -> None:
+    assert (LLAMA["num_hidden_layers"], LLAMA["num_key_value_heads"], SHAPES["llama"].context) == (32, 8, 32768)
