@@ -56,11 +56,9 @@ def settle(rate: float, *, steps: int = 1500, waited_us: float = 0.0) -> tuple[T
         told[LayerFigure.LINK_STALL_US] = np.full(LAYERS, waited_us)
         message = step(told)
         tally.observe(message)
-        thresholds.observe(message.stats.step_us, message.stats.stall_us)
+        thresholds.observe(message)
         if n % 8 == 7:
-            thresholds.look(
-                tally, rate, page_bytes=PAGE, share=0.8, floor=0.1, distance=tally.total[LayerFigure.DISTANCE]
-            )
+            thresholds.look(rate, page_bytes=PAGE, share=0.8, floor=0.1, distance=tally.total[LayerFigure.DISTANCE])
     return thresholds, tally
 
 

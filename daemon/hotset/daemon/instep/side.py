@@ -56,7 +56,7 @@ class InStepSide:
         if self.tally.steps == told:
             return
         gauges.step_precision, gauges.step_coverage = self.tally.overall()
-        self._thresholds.observe(step.stats.step_us, step.stats.stall_us)
+        self._thresholds.observe(step)
         # Before a model decides there is nothing to steer, and thresholds would drift.
         if bytes_per_us is not None and step.stats.device_model:
             self._look(step, bytes_per_us)
@@ -66,7 +66,7 @@ class InStepSide:
         self._rated = True
         if tally.steps % rules.speak_every == 0:
             self._thresholds.look(
-                tally, bytes_per_us, page_bytes=self._page_bytes, share=rules.link_share, floor=rules.least,
+                bytes_per_us, page_bytes=self._page_bytes, share=rules.link_share, floor=rules.least,
                 distance=tally.total[LayerFigure.DISTANCE],
             )  # fmt: skip
         if self._distances is not None and tally.recent[LayerFigure.STEP_PAGES].any():

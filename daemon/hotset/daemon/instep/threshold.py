@@ -13,13 +13,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hotset.daemon.instep.layers import LayerTally
+from hotset.daemon.instep.layers import FIGURES
 from hotset.protos.lookahead import SAFE_PROBABILITY
-from hotset.protos.messages import LayerFigure
+from hotset.protos.messages import LayerFigure, Step
 
 Float64 = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
+KEPT = 0.95
+"""of what was seen, a step: soon enough for the looks to see what the last of them did"""
 GAIN = 0.4
 MOST = 0.98
 WAITED = 0.02
@@ -38,27 +40,22 @@ class Thresholds:
         self.trust = 1.0
         """in the budget: below 1 while prefetches have kept attention waiting"""
         self._length = self._stall = 0.0
+        self._recent: Float64 = np.zeros((FIGURES, layers))
         self._steps = 0
 
-    def observe(self, step_us: int, stall_us: int) -> None:
-        """The length of one step, and what of it was stall."""
+    def observe(self, step: Step) -> None:
+        """One step of a runtime that tells figures by layer."""
         self._steps += 1
-        kept = min(0.9, 1 - 1 / self._steps)
-        self._length = kept * self._length + (1 - kept) * step_us
-        self._stall = kept * self._stall + (1 - kept) * stall_us
+        kept = min(KEPT, 1 - 1 / self._steps)
+        self._length = kept * self._length + (1 - kept) * step.stats.step_us
+        self._stall = kept * self._stall + (1 - kept) * step.stats.stall_us
+        told = step.by_layer[:FIGURES]
+        self._recent *= kept
+        self._recent[: len(told)] += (1 - kept) * told
 
-    def look(
-        self,
-        tally: LayerTally,
-        rate: float,
-        *,
-        page_bytes: int,
-        share: float,
-        floor: float,
-        distance: Counts,
-    ) -> None:
+    def look(self, rate: float, *, page_bytes: int, share: float, floor: float, distance: Counts) -> None:
         """Steer after some steps. `rate` is the link's in bytes a microsecond, `distance` [layers] that in force."""
-        recent = tally.recent
+        recent = self._recent
         self._trust(float(recent[LayerFigure.LINK_STALL_US].sum()))
         link = self.trust * share * rate / page_bytes
         other = float(recent[LayerFigure.DEMAND_PAGES].sum() + recent[LayerFigure.PLAN_PAGES].sum())
