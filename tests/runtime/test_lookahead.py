@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hotset.kernels.page_features.state import CHURN, TURNOVER
 from hotset.kernels.state import FILLING
 from hotset.predictor.device import DeviceHeads, DeviceState
 from hotset.predictor.device.lookahead import DeviceLookahead
@@ -272,6 +273,50 @@ def test_a_model_of_its_own_log_saves_misses_and_changes_no_token(
     assert without.prefetch_pages == 0
     assert with_model.prefetched_hits > 0
     assert with_model.demand_pages < 0.9 * without.demand_pages
+
+
+def test_a_model_values_the_candidates_of_each_step(
+    trained: DeviceModel, model: Any, made: Callable[..., Decoder]
+) -> None:
+    decoder = made(model, lookahead=1)
+    assert decoder.ahead is not None
+    two(decoder)
+    decoder.step()
+    state = decoder.kv.manager.state
+    assert not bool((state.value_until > state.tick).any())
+    decoder.ahead.take_model(message(trained.to_bytes()))
+    decoder.step()
+    assert decoder.last_pass is not None
+    pages, _ = decoder.last_pass.candidate_heat(margins=False)
+    slots = state.slot_of[pages[state.slot_of[pages] >= 0]].long()
+    assert bool((state.value_until[slots] > state.tick).all())
+    assert len(torch.unique(state.value[slots])) > 10
+
+
+@pytest.mark.parametrize("fork", [False, True])
+def test_a_sequence_that_shares_pages_counts_on_from_the_older_one(
+    fork: bool, trained: DeviceModel, model: Any, made: Callable[..., Decoder]
+) -> None:
+    tokens = []
+    for options in ({}, {"lookahead": 1}):
+        decoder = made(model, prefill_chunk=32, **options)
+        first = decoder.open(PROMPT, max_new_tokens=20)
+        for _ in range(5):
+            decoder.step()
+        second = decoder.fork(first, max_new_tokens=10) if fork else decoder.open(PROMPT, max_new_tokens=10)
+        assert second.sequence.clock == 5
+        if decoder.ahead is not None:
+            assert decoder.ahead.take_model(message(trained.to_bytes())) == ""
+        decoder.step()
+        decoder.step()
+        if decoder.ahead is not None and decoder.ahead.book is not None:
+            view = decoder.ahead.book.state.view[:, :, [TURNOVER, CHURN]]
+            assert not bool(view.isnan().any())
+        for _ in decoder.run():
+            decoder.kv.check_integrity()
+        tokens.append((first.tokens, second.tokens))
+        decoder.close()
+    assert tokens[0] == tokens[1]
 
 
 def test_what_is_wrong_with_a_model_is_said_and_the_old_one_stays(
