@@ -5,8 +5,8 @@
 
 The demo's model decodes `train-prompts` prompts with ranks logged; `hotset train` makes a model of that log; then one
 more prompt, which the model has not seen, is decoded with each way to prefetch, in turn, `--rounds` times over. The
-pool holds B = 2k pages a lane. Prompts are computed once and kept in the folder, so that a second run begins at once.
-Prints one JSON object a line; tokens of all runs are compared.
+pool holds B = 2k pages a lane; the first `--settle` steps are not counted. Prompts are computed once and kept in the
+folder, so that a second run begins at once. Prints one JSON object a line; tokens of all runs are compared.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--train-prompts", type=int, default=2)
     parser.add_argument("--train-tokens", type=int, default=96)
     parser.add_argument("--distance", type=int, default=1)
+    parser.add_argument("--settle", type=int, default=8, help="steps that are not counted")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
@@ -201,10 +202,13 @@ def run(
     opened = [
         decoder.open(prompt, max_new_tokens=told.tokens, given=given, sampling=SAMPLED[i]) for i in range(told.batch)
     ]
-    start, process = time.thread_time(), time.process_time()
+    for _ in range(told.settle):  # the pool is cold at first, and no way to prefetch knows anything yet
+        decoder.step()
+    before, start, process = dict(vars(decoder.kv.manager.moved)), time.thread_time(), time.process_time()
     reports = list(decoder.run())
     spent = {"thread_ms": time.thread_time() - start, "process_ms": time.process_time() - process}
-    moved = vars(decoder.kv.manager.moved).copy()
+    counts = ("demand_pages", "prefetch_pages", "prefetched_hits")
+    moved = {name: getattr(decoder.kv.manager.moved, name) - before[name] for name in counts}
     decoder.close()
     return [g.tokens for g in opened], figures_of(reports, moved, spent)
 
