@@ -84,7 +84,10 @@ def find_version(uri: str, *, store: str | None = None) -> Version:
             return version
     wanted = f"version {parts['version']}" if parts["version"] else f"alias {parts['alias']!r}"
     known = ", ".join(f"{v.number}{''.join('@' + a for a in v.aliases)}" for v in versions[:8])
-    raise RegistryError(f"model {parts['name']!r} has no {wanted} in {opened.uri}; it has {known}")
+    raise RegistryError(
+        f"model {parts['name']!r} has no {wanted} in {opened.uri}; it has {known}: "
+        f"name one, as models:/{parts['name']}/{versions[0].number}"
+    )
 
 
 def version_folder(version: Version, *, store: str | None = None) -> Path:
