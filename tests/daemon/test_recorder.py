@@ -42,6 +42,32 @@ def test_flush_puts_everything_on_disk(tmp_path: Path) -> None:
     recorder.close()
 
 
+def test_what_waits_is_bounded_in_bytes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hotset.daemon.recorder.PART_BYTES", 3 * part(0).pages.nbytes)
+    recorder = make(tmp_path / "log")
+    for step in range(9):
+        recorder.append(part(step), epoch=step)
+    recorder.flush().wait(10)
+    assert len(list((tmp_path / "log").glob("part-*"))) > 3
+    monkeypatch.setattr("hotset.daemon.recorder.QUEUE_BYTES", -1)
+    recorder.append(part(9), epoch=9)
+    recorder.close()
+    assert (recorder.logged, recorder.dropped) == (9, 1)
+
+
+def test_parts_name_their_own_sequences_only(tmp_path: Path) -> None:
+    recorder = make(tmp_path / "log")
+    for number in range(3):
+        one = part(number)
+        one.sequence.id = number
+        recorder.append(one, epoch=number)
+        recorder.flush().wait(10)
+    recorder.close()
+    parts = sorted((tmp_path / "log").glob("part-*"))
+    assert [list(open_trace(each).meta.prompt_tokens) for each in parts] == [[0], [1], [2]]
+    assert {s.sequence: s.prompt_tokens for s in read_trace(tmp_path / "log").sequences} == {0: 10, 1: 10, 2: 10}
+
+
 def test_ranks_of_a_lookahead_are_columns_of_the_log(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "log", trace_meta(HELLO), rows_per_part=99, flush_seconds=60, lookahead=(1,))
     ranks = np.array([[-1, -1], [1, 0]], np.int32)

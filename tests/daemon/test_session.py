@@ -153,6 +153,22 @@ def test_what_the_daemon_believes_is_what_is_resident(stage: Stage) -> None:
     assert sorted(state.sequences) == [4, 5]
 
 
+def test_a_runtime_beyond_the_bounds_is_let_go_with_a_reason(tmp_path: Path) -> None:
+    """Who claims a page table of terabytes gets none."""
+    transport = MemoryServer()
+    geometry = geometry_of(META, [make_trace(0)], ratio=1.5).model_copy(update={"groups": 1 << 28})
+    with ControlLink(model="tiny", geometry=geometry, builtin_policy="lru", transport=transport) as link:
+        session = Session(
+            Connection(transport.connect(), "test"), DaemonConfig(log_dir=tmp_path), lambda _silence: True,
+            HeuristicScorer(),
+        )  # fmt: skip
+        session.run(threading.Event())
+        until(lambda: not link.attached)
+    assert "raise it to steer this process" in session.ended
+    assert session.sidecar is None
+    assert not list(tmp_path.iterdir())
+
+
 def test_overload_sheds_lanes_loses_no_step_and_passes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     observe = SequenceState.observe
 

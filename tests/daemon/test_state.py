@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hotset.daemon.state import SessionState
-from hotset.protos.errors import ProtocolError
+from hotset.daemon.sequence import table_bytes
+from hotset.daemon.state import SessionState, fixed_bytes
+from hotset.protos.errors import ConfigError, ProtocolError
 from hotset.protos.messages import Geometry, SequenceClose, SequenceOpen, Snapshot, Step
 
 GEOMETRY = Geometry(layers=2, kv_heads=1, page_size=4, selected=2, candidates=4, page_bytes=64, slots=8, groups=10)
@@ -153,3 +154,60 @@ def test_a_lookahead_goes_with_its_sequence(state: SessionState) -> None:
 def test_what_does_not_fit_of_a_lookahead_ends_the_session(state: SessionState, wrong: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError):
         state.step(step(1, **wrong))
+
+
+def tables_for(sequences: int) -> int:
+    return fixed_bytes(GEOMETRY) + sequences * table_bytes(1, GEOMETRY.lanes)
+
+
+def test_sequences_beyond_the_bound_are_left_to_the_runtime() -> None:
+    state = SessionState(GEOMETRY, tables=tables_for(2))
+    state.synced = True
+    for number in (5, 6, 7):
+        state.open(opened(number))
+    assert sorted(state.sequences) == [5, 6]
+    assert state.refused == 1
+    # Nothing is missing that a snapshot would bring.
+    two = {"lengths": i32(8, 8), "sequence_steps": i32(0, 0), "candidates": np.zeros((4, 2), "<i4"),
+           "scores": np.zeros((4, 2), "|u1"), "flags": np.zeros((4, 2), "|u1")}  # fmt: skip
+    parts = state.step(step(sequences=[5, 7], new_sequence=np.array([7], "<i8"), new_group=i32(8),
+                            new_generation=u32(1), **two))  # fmt: skip
+    assert [part.sequence.id for part in parts] == [5]
+    assert state.synced
+    state.close(SequenceClose(sequence=6, tokens=9, reason="x"))
+    state.step(step(2, sequences=[5, 7], **two))
+    assert not state.synced
+    state.snapshot(snapshot(sequences=[5, 7]))
+    assert sorted(state.sequences) == [5, 7]
+    assert state.refused == 1
+
+
+def test_a_snapshot_of_too_many_is_taken_in_part() -> None:
+    state = SessionState(GEOMETRY, tables=tables_for(1))
+    state.open(opened())
+    state.snapshot(snapshot())
+    assert list(state.sequences) == [5]
+    assert (state.refused, state.synced) == (1, True)
+
+
+def test_a_sequence_that_outgrows_the_bound_is_let_go() -> None:
+    wide = GEOMETRY.model_copy(update={"groups": 4096})
+    state = SessionState(wide, tables=fixed_bytes(wide) + table_bytes(1000, wide.lanes))
+    state.open(opened(groups=i32(0)))
+    for epoch in range(1, 40):
+        groups = np.arange(100, dtype="<i4") + 100 * epoch
+        state.take(step(epoch, lengths=i32(16384), new_sequence=np.full(100, 5), new_group=groups,
+                        new_generation=np.zeros(100, "<u4")))  # fmt: skip
+        if not state.sequences:
+            break
+    assert 5 < epoch < 12
+    assert state.refused == 1
+    state.open(opened(groups=i32(0)))
+    assert list(state.sequences) == [5]
+
+
+def test_a_geometry_beyond_the_bound_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"10 groups of 2 lanes take \d+ bytes, and table_bytes is 99; raise"
+    ):
+        SessionState(GEOMETRY, tables=99)

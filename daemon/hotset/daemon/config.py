@@ -119,6 +119,11 @@ class DaemonConfig(BaseModel):
     state_bytes: Annotated[int, _MEMORY] = Field(
         8 << 30, ge=1 << 20, description="most memory for what is remembered of pages, a decode process"
     )
+    table_bytes: Annotated[int, _MEMORY] = Field(
+        1 << 30,
+        ge=1 << 16,
+        description="most memory for page tables, a decode process; sequences beyond it are not steered",
+    )
     idle_steps: Annotated[int, _MEMORY] = Field(
         512, ge=1, description="steps after which a sequence that rests keeps no features"
     )

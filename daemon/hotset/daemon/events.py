@@ -32,6 +32,7 @@ EVENTS: dict[str, str] = {
     "push_accepted": "they decide inside the step from here on",
     "push_refused": "the runtime does not take them, for this `reason`; they are not sent again",
     "lookahead_refused": "the runtime does not follow thresholds and distances of its lookahead",
+    "tables_full": "`table_bytes` do for no more sequences; those beyond are left to the runtime",
     "end": "the log of a session is complete",
     "log_failed": "the trace log cannot be written any more; planning goes on",
     "status_failed": "status.json cannot be written",

@@ -17,6 +17,11 @@ from hotset.protos.messages import Hello, Step
 from hotset.protos.trace import STEP_COLUMNS, TraceMeta
 
 QUEUE = 4096
+"""sequence steps that wait to be written,"""
+QUEUE_BYTES = 1 << 28
+"""and bytes of them"""
+PART_BYTES = 1 << 28
+"""of a part in memory, at most about, whatever `rows_per_part` is"""
 PLANNERS = ("", "heuristic", "learned")
 """by their number in the log"""
 
@@ -53,6 +58,9 @@ class Recorder:
         self.failed = ""
         self._writer = TraceWriter(folder, meta, rows_per_part=rows_per_part, lookahead=lookahead)
         self._flush_seconds = flush_seconds
+        self._put = self._taken = self._pending = 0
+        """Bytes that ever went into the queue, and came out of it; and those that the writer holds."""
+        self._step_bytes = 32 * meta.layers * meta.kv_heads + 6 * meta.layers * meta.kv_heads * meta.candidates
         self._queue: queue.Queue[tuple[LaneStep, int] | dict[str, int] | threading.Event | None] = queue.Queue(QUEUE)
         self._thread = threading.Thread(target=self._run, name="hotset-log", daemon=True)
         self._thread.start()
@@ -65,8 +73,12 @@ class Recorder:
 
     def append(self, part: LaneStep, epoch: int) -> None:
         """Log one sequence's part of a step; counted as dropped if the writer cannot keep up. Never blocks."""
+        if self._put - self._taken > QUEUE_BYTES:
+            self.dropped += 1
+            return
         try:
             self._queue.put_nowait((part, epoch))
+            self._put += _bytes(part)
         except queue.Full:
             self.dropped += 1
 
@@ -95,6 +107,7 @@ class Recorder:
                 if not self.failed:
                     self._writer.note(item)
             elif isinstance(item, tuple):
+                self._taken += _bytes(item[0])
                 self._guarded(*item)
             else:
                 self._guarded()
@@ -109,18 +122,24 @@ class Recorder:
             self.dropped += part is not None
             return
         try:
-            if part is None:
+            if part is not None:
+                self._append(part, epoch)
+            if part is None or self._pending > PART_BYTES:
+                self._pending = 0
                 self._writer.flush()
                 self.written = sum(part.stat().st_size for part in self.folder.glob("part-*"))
-            else:
-                self._append(part, epoch)
         except (OSError, TraceError) as error:
             self.failed = str(error)
             say(logging.ERROR, "log_failed", folder=str(self.folder), reason=self.failed)
 
     def _append(self, part: LaneStep, epoch: int) -> None:
+        self._pending += self._step_bytes
         self._writer.append(
             sequence=part.sequence.id, step=part.step, epoch=epoch, length=part.length,
             pages=part.pages, scores=part.scores, flags=part.flags, lookahead=part.lookahead,
         )  # fmt: skip
         self.logged += 1
+
+
+def _bytes(part: LaneStep) -> int:
+    return part.pages.nbytes + part.scores.nbytes + part.flags.nbytes

@@ -19,6 +19,15 @@ UInt32 = npt.NDArray[np.uint32]
 SETTLE = 32
 """observed steps until what was missed no longer shows: 0.7**32 of an average"""
 _GROWTH = 256
+_OBJECTS = 8192
+"""bytes of a sequence that knows nothing yet"""
+_LANE = 36
+"""bytes of a lane: where it is blind, its averages, and heat of one page"""
+
+
+def table_bytes(pages: int, lanes: int) -> int:
+    """Memory of a sequence with room for `pages` in its table, beside its features."""
+    return _OBJECTS + 8 * max(pages, _GROWTH) + _LANE * lanes
 
 
 @dataclass(frozen=True)
@@ -60,17 +69,17 @@ class SequenceState:
         self._plain = 0
         self._groups: Int32 = np.empty(_GROWTH, np.int32)
         self._generations: UInt32 = np.empty(_GROWTH, np.uint32)
-        self._known: set[int] = set()
+        self._pages = 0
 
     @property
     def groups(self) -> Int32:
         """Groups in logical order, the tail's included, [pages] int32."""
-        return self._groups[: len(self._known)]
+        return self._groups[: self._pages]
 
     @property
     def generations(self) -> UInt32:
         """Of each group, when the sequence got it, [pages] uint32."""
-        return self._generations[: len(self._known)]
+        return self._generations[: self._pages]
 
     @property
     def has_features(self) -> bool:
@@ -83,21 +92,27 @@ class SequenceState:
 
     def add(self, group: int, generation: int) -> bool:
         """The next logical page is `group`; False, and nothing done, if the sequence has it."""
-        if group in self._known:
+        if bool((self.groups == group).any()):
             return False
-        count = len(self._known)
-        if count == len(self._groups):
+        if self._pages == len(self._groups):
             self._groups = np.concatenate([self._groups, np.empty_like(self._groups)])
             self._generations = np.concatenate([self._generations, np.empty_like(self._generations)])
-        self._groups[count], self._generations[count] = group, generation
-        self._known.add(group)
+        self._groups[self._pages], self._generations[self._pages] = group, generation
+        self._pages += 1
         return True
 
     def set_groups(self, groups: Int32, generations: UInt32) -> None:
-        """Replace the page table."""
-        self._known = set()
-        for group, generation in zip(groups.tolist(), generations.tolist(), strict=True):
-            self.add(group, generation)
+        """Replace the page table; of a group that stands in it twice the first counts."""
+        first = np.sort(np.unique(groups, return_index=True)[1])
+        self._pages = len(first)
+        room = max(_GROWTH, self._pages * 9 // 8)
+        self._groups, self._generations = np.empty(room, np.int32), np.empty(room, np.uint32)
+        self._groups[: self._pages], self._generations[: self._pages] = groups[first], generations[first]
+
+    @property
+    def table_bytes(self) -> int:
+        """Memory beside the features, about."""
+        return table_bytes(len(self._groups), len(self.blind))
 
     def observe(self, part: LaneStep, watched: int) -> None:
         """Learn what the first `watched` lanes did in a step."""

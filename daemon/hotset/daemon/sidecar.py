@@ -52,8 +52,8 @@ class Sidecar:
         node: Node | None = None,
         ahead: Callable[[SessionState, Callable[[int, float], None]], Ahead] = Ahead,
     ) -> None:
+        self.state = SessionState(hello.geometry, Room(config.state_bytes, config.idle_steps), config.table_bytes)
         folder = new_folder(config.log_dir, hello)
-        self.state = SessionState(hello.geometry, Room(config.state_bytes, config.idle_steps))
         self.status = SessionStatus(
             folder, session=hello.session, pid=hello.pid, model=hello.model, log=str(folder),
             geometry=hello.geometry.model_dump(), started=time.time(),
@@ -163,6 +163,8 @@ class Sidecar:
         Raises ProtocolError if it does not fit its geometry.
         """
         counters = self.status.counters
+        if self.state.refused != counters.sequences_refused:
+            self._note_refused()
         if isinstance(message, Step):
             self._backlog.add(Taken(message, self.state.take(message)))
             self._new.append(message)
@@ -185,6 +187,12 @@ class Sidecar:
             self._in_step.acknowledged(message)
             counters.plans_refused += message.of == "plan" and not message.accepted
             counters.advice_refused += message.of == "advice" and not message.accepted
+
+    def _note_refused(self) -> None:
+        counters = self.status.counters
+        if not counters.sequences_refused:
+            self.status.phase("tables_full", sequences=len(self.state.sequences), table_bytes=self._config.table_bytes)
+        counters.sequences_refused = self.state.refused
 
     def answer(self, arrived: float) -> None:
         """Plan from the newest step that was taken, which came at `arrived`.

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from hotset.daemon.ingest import fault
 from hotset.daemon.room import Room
-from hotset.daemon.sequence import LaneStep, SequenceState
-from hotset.protos.errors import ProtocolError
+from hotset.daemon.sequence import LaneStep, SequenceState, table_bytes
+from hotset.protos.errors import ConfigError, ProtocolError
 from hotset.protos.messages import Geometry, SequenceClose, SequenceOpen, Snapshot, Step, StepStats
 
 __all__ = ["LaneStep", "SequenceState", "SessionState"]
@@ -24,17 +24,42 @@ __all__ = ["LaneStep", "SequenceState", "SessionState"]
 Int32 = npt.NDArray[np.int32]
 Bool = npt.NDArray[np.bool_]
 
+TABLE_BYTES = 1 << 30
+_GROUP = 17
+"""bytes of a group in the tables of a session: generation, owners, and what the advisor marks"""
+_PAGE = 1
+"""bytes of a page of a lane: whether it is resident"""
+_CANDIDATE = 16
+"""bytes of a candidate of a lane, in a step of one sequence and in its rows of the log"""
+
+
+def fixed_bytes(geometry: Geometry) -> int:
+    """Memory of a session's tables before it has a sequence."""
+    tables = geometry.groups * (_GROUP + _PAGE * geometry.lanes)
+    return tables + _CANDIDATE * geometry.lanes * geometry.candidates
+
 
 class SessionState:
     """All sequences of one decode process.
 
     `resident` is [groups * lanes] bool, `generations` [groups] uint32. `synced` is False from a gap until the
     next snapshot: page tables may lack groups then, and `resident` may be wrong. `epoch` is the last step whose
-    residency is known, `learned` the last that the features of all sequences have observed.
+    residency is known, `learned` the last that the features of all sequences have observed. What would take
+    more than `tables` bytes is left to the runtime: sequences are refused as long as there is no room for theirs.
     """
 
-    def __init__(self, geometry: Geometry, room: Room | None = None) -> None:
+    def __init__(self, geometry: Geometry, room: Room | None = None, tables: int = TABLE_BYTES) -> None:
+        """Raises ConfigError if already the tables of this geometry do not fit."""
+        if (fixed := fixed_bytes(geometry)) > tables:
+            raise ConfigError(
+                f"tables of {geometry.groups} groups of {geometry.lanes} lanes take {fixed} bytes, and table_bytes is "
+                f"{tables}; raise it to steer this process"
+            )
         self.geometry = geometry
+        self.refused = 0
+        """sequences that had no room"""
+        self._full = False
+        self._left = tables - fixed
         self.room = room or Room()
         self.sequences: dict[int, SequenceState] = {}
         self.resident: Bool = np.zeros(geometry.groups * geometry.lanes, np.bool_)
@@ -57,12 +82,13 @@ class SessionState:
         """A sequence will decode."""
         self._check(message.groups, self.geometry.groups, "group")
         self._drop(message.sequence)
+        self.generations[message.groups] = message.generations
+        if not self._fits(len(message.groups)):
+            return
         sequence = self.room.open(self.sequences, message.sequence, message.prompt_tokens, self.geometry)
         sequence.stepped_at = self.epoch
         sequence.set_groups(message.groups, message.generations)
-        self.generations[message.groups] = message.generations
-        self._own(sequence.groups)
-        self.sequences[message.sequence] = sequence
+        self._hold(sequence)
 
     def close(self, message: SequenceClose) -> None:
         """A sequence ended."""
@@ -73,17 +99,20 @@ class SessionState:
         self._check(message.groups, self.geometry.groups, "group")
         self._check(message.resident, len(self.resident), "page")
         before, self.sequences = self.sequences, {}
+        self._left += sum(sequence.table_bytes for sequence in before.values())
         self._owners[:] = self._shared = 0
+        self._full = False
         for i, number in enumerate(message.sequences):
             sequence = before.get(number)
+            if not self._fits(int(message.offsets[i + 1] - message.offsets[i])):
+                continue
             if sequence is None:
                 held = before | self.sequences
                 sequence = self.room.open(held, number, int(message.prompt_tokens[i]), self.geometry)
             sequence.length = int(message.lengths[i])
             pages = slice(message.offsets[i], message.offsets[i + 1])
             sequence.set_groups(message.groups[pages], message.generations[pages])
-            self._own(sequence.groups)
-            self.sequences[number] = sequence
+            self._hold(sequence)
         self.generations[message.groups] = message.generations
         self.resident[:] = False
         self.resident[message.resident] = True
@@ -157,7 +186,8 @@ class SessionState:
         for i, number in enumerate(message.sequences):
             sequence = self.sequences.get(number)
             if sequence is None:
-                self.synced = False
+                # Of those that were refused nothing is known, and no snapshot would help.
+                self.synced = self.synced and self._full
                 continue
             rows = slice(i * lanes, (i + 1) * lanes)
             yield LaneStep(
@@ -177,8 +207,30 @@ class SessionState:
         )
         for number, group, generation in new:
             sequence = self.sequences.get(number)
-            if sequence is not None and sequence.add(group, generation):
+            if sequence is None:
+                continue
+            before = sequence.table_bytes
+            if sequence.add(group, generation):
                 self._own(np.array([group], np.int32))
+                self._left -= sequence.table_bytes - before
+                if self._left < 0:
+                    self._drop(number)
+                    self._refuse()
+
+    def _fits(self, pages: int) -> bool:
+        """Whether there is room for one more sequence of so many pages; counted as refused if not."""
+        if table_bytes(pages * 9 // 8, self.geometry.lanes) <= self._left:
+            return True
+        self._refuse()
+        return False
+
+    def _refuse(self) -> None:
+        self.refused, self._full = self.refused + 1, True
+
+    def _hold(self, sequence: SequenceState) -> None:
+        self._own(sequence.groups)
+        self._left -= sequence.table_bytes
+        self.sequences[sequence.id] = sequence
 
     def _own(self, groups: Int32) -> None:
         self._owners[groups] += 1
@@ -189,6 +241,9 @@ class SessionState:
         if sequence is not None:
             self._shared -= int((self._owners[sequence.groups] == 2).sum())
             self._owners[sequence.groups] -= 1
+            self._left += sequence.table_bytes
+            # The next snapshot may find room for those that were refused.
+            self._full = False
 
     def _check_step(self, message: Step) -> None:
         rows, columns = message.candidates.shape

@@ -58,6 +58,7 @@ class SessionCounters:
     lookaheads_refused: int = 0
     lanes_shed: int = 0
     compactions: int = 0
+    sequences_refused: int = 0
     trainings: int = 0
     swaps: int = 0
     entries_rejected: dict[str, int] = field(default_factory=dict)

@@ -67,6 +67,9 @@ COUNTERS: dict[str, Metric] = {
         "hotset_lanes_shed_total", "counter", "Lanes of sequence steps not observed: overload, or no room"
     ),
     "compactions": Metric("hotset_compactions_total", "counter", "Sequences whose features were dropped"),
+    "sequences_refused": Metric(
+        "hotset_sequences_refused_total", "counter", "Sequences left to the runtime: no room in table_bytes"
+    ),
     "trainings": Metric("hotset_trainings_total", "counter", "Trainings started"),
     "swaps": Metric("hotset_model_swaps_total", "counter", "Models put into service"),
 }

@@ -89,6 +89,8 @@ class TraceWriter:
         write_file(path, meta, self._lookahead, columns, self._steps)
         self._next_part += 1
         self._pending, self._steps = [], []
+        # A log of months must not name in each part all sequences that ever were.
+        self._prompt_tokens = dict(self._meta.prompt_tokens)
 
     def close(self) -> None:
         """Flush; the writer may be used again."""
