@@ -207,7 +207,5 @@ def test_a_sequence_that_outgrows_the_bound_is_let_go() -> None:
 
 
 def test_a_geometry_beyond_the_bound_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"10 groups of 2 lanes take \d+ bytes, and table_bytes is 99; raise"
-    ):
+    with pytest.raises(ConfigError, match=r"10 groups of 2 lanes take \d+ bytes, and table_bytes is 99; raise"):
         SessionState(GEOMETRY, tables=99)

@@ -30,7 +30,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert f"| the newest {resume.MOST_SESSIONS} |" in PAGE
     assert logs.SECONDS == 60
     assert f"| {logs.BURST} a minute;" in PAGE
-    assert f"| {recorder.QUEUE} sequence steps;" in PAGE
+    assert f"| {recorder.QUEUE} sequence steps; {recorder.QUEUE_BYTES >> 20} MiB of them;" in PAGE
     assert f"has not turned for {server.STUCK_SECONDS:.0f} s" in PAGE
     borders = ", ".join(f"{border:g}" for border in metrics.PLAN_BUCKETS)
     assert f"borders are {borders} seconds" in (ROOT / "docs" / "metrics.md").read_text()
