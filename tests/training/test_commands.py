@@ -74,6 +74,9 @@ def test_evaluate_tells_errors_and_replay(run: Run, tmp_path: Path, name: str) -
     figures = {each["contender"]: each for each in told["figures"]}
     assert list(figures) == ["model", *QUICK_HEURISTICS, "belady"]
     assert figures["belady"]["demand_misses"] <= figures["model"]["demand_misses"]
+    inside = {each["contender"]: each for each in told["on_device"]}
+    assert list(inside) == ["model", *QUICK_HEURISTICS]
+    assert inside["model"]["moved_bytes"] <= min(inside[name]["moved_bytes"] for name in QUICK_HEURISTICS)
     table = run("evaluate", tmp_path / "out" / "model", SAMPLE).stdout
     assert "belady" in table
     assert str(figures["lru"]["demand_misses"]) in table

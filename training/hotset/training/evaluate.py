@@ -11,7 +11,7 @@ import numpy as np
 from hotset.predictor.dataset import Rows, sequence_rows
 from hotset.predictor.model import ReuseModel
 from hotset.predictor.trace import open_trace, read_trace
-from hotset.training.gate import Figures, GateSettings, replay_all
+from hotset.training.gate import Figures, GateSettings, replay_all, replay_on_device, with_lookahead
 from hotset.training.measures import Sample, row_metrics
 from hotset.training.rows import WIDTH
 
@@ -20,10 +20,11 @@ _ROWS = 200_000
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics on sampled rows, and the figures of replay, the model first."""
+    """Metrics on sampled rows, and the figures of replay, the model first; `on_device` by its heads for the device."""
 
     metrics: dict[str, float]
     figures: tuple[Figures, ...]
+    on_device: tuple[Figures, ...] = ()
 
 
 def evaluate(
@@ -32,8 +33,10 @@ def evaluate(
     """Judge `model` on traces; TraceError if one cannot be read, ModelError if it has other features."""
     sample = _sample(traces, rows, seed)
     predicted = np.asarray(model.predict(sample.features), dtype=np.float64)
-    figures = replay_all([read_trace(path) for path in traces], {"model": model}, settings)
-    return Evaluation(row_metrics(predicted, sample), figures)
+    read, models = [read_trace(path) for path in traces], {"model": model}
+    figures = replay_all(read, models, settings)
+    on_device = replay_on_device(with_lookahead(read), models, settings) if model.device else ()
+    return Evaluation(row_metrics(predicted, sample), figures, on_device)
 
 
 def _sample(traces: Sequence[Path], rows: int, seed: int) -> Sample:

@@ -93,7 +93,7 @@ def run_gate(
     passed, reason = judge(figures[0], (f for f in figures[1:] if f.contender != BOUND))
     if challenger.device is None:
         return GateResult(passed, reason, figures, settings.ratio, settings.pool)
-    on_device = replay_on_device([t for t in traces if all(s.lookahead for s in t.sequences)], models, settings)
+    on_device = replay_on_device(with_lookahead(traces), models, settings)
     if on_device:
         passed_too, more = judge(on_device[0], on_device[1:])
     else:
@@ -113,6 +113,11 @@ def replay_all(
     others = [*settings.heuristics, *([BOUND] if settings.bound else [])]
     figures += [_figures(result.policy, result) for result in _replay(traces, others, settings)]
     return tuple(figures)
+
+
+def with_lookahead(traces: Sequence[Trace]) -> list[Trace]:
+    """Those that can judge heads for the device."""
+    return [trace for trace in traces if all(sequence.lookahead for sequence in trace.sequences)]
 
 
 def replay_on_device(

@@ -17,6 +17,9 @@ Example: hotset evaluate models:/hotset-reuse@champion traces/docs.parquet --rat
 """
 
 
+ON_DEVICE = "decided inside the step by the heads for the device, within the bytes of the thriftiest:"
+
+
 def register(app: typer.Typer) -> None:
     """Add `evaluate` to the command line."""
     app.command(help=_EXAMPLE)(evaluate)
@@ -51,6 +54,9 @@ def evaluate(
     for key, value in sorted(result.metrics.items()):
         typer.echo(f"{key:<16} {value:.6g}")
     print_figures(result.figures)
+    if result.on_device:
+        typer.echo(ON_DEVICE)
+        print_figures(result.on_device)
 
 
 def print_figures(figures: Iterable[Figures]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hotset.ops.commands.evaluate import print_figures
+from hotset.ops.commands.evaluate import ON_DEVICE, print_figures
 
 if TYPE_CHECKING:
     from hotset.training.promotion import Promotion
@@ -92,7 +92,7 @@ def _show(result: Promotion, *, as_json: bool) -> None:
         return
     print_figures(result.gate.figures)
     if result.gate.on_device:
-        typer.echo("decided inside the step, with heads for the device:")
+        typer.echo(ON_DEVICE)
         print_figures(result.gate.on_device)
     verdict = "is champion now" if result.promoted else "was not promoted"
     typer.echo(f"{result.version.uri} {verdict}: {result.reason}")
