@@ -149,9 +149,10 @@ def test_padded_rows_change_nothing(model: Any, backend: str) -> None:
     for _ in range(4):
         poisoned.step()
         clean.step()
-    assert torch.equal(poisoned.kv.manager.state.slot_of, clean.kv.manager.state.slot_of)
-    assert torch.equal(poisoned.kv.manager.rows, clean.kv.manager.rows)
     assert torch.equal(poisoned.kv.bounds, clean.kv.bounds)
+    if backend == "inline":  # which slot a page gets is open on a GPU
+        assert torch.equal(poisoned.kv.manager.state.slot_of, clean.kv.manager.state.slot_of)
+        assert torch.equal(poisoned.kv.manager.rows, clean.kv.manager.rows)
     assert decode(poisoned) == decode(clean)
 
 
@@ -199,7 +200,7 @@ class SlowEvents(InlineDevice):
 
 def test_a_full_ring_drops_and_counts_and_no_step_waits(model: Any) -> None:
     device, listener = SlowEvents(), Listener()
-    decoder = opened(model, "inline", 12, device, max_sequences=1, hbm_pages=40)
+    decoder = opened(model, "inline", DEPTH + 10, device, max_sequences=1, hbm_pages=40)
     decoder.steering = listener
     for _ in range(DEPTH + 3):
         decoder.step()

@@ -109,7 +109,7 @@ def test_the_watch_sees_what_it_should() -> None:
         assert (there[here] + device.upload(here)).tolist() == [0, 1, 2]
         device.watch.strict = True
         for waits in (lambda: there[here], lambda: int(there[0]), lambda: there[there > 0], there.cpu, there.tolist,
-                      there.nonzero):  # fmt: skip
+                      there.nonzero, lambda: torch.tensor([1], device=device.place)):  # fmt: skip
             with pytest.raises(WorldsMixedError, match="waits"):
                 waits()
         assert int(here[2]) == 2

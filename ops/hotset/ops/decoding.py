@@ -18,6 +18,7 @@ from hotset.ops.lanes import LaneFilm
 from hotset.ops.listening import Listening
 from hotset.protos.discovery import write_atomically
 from hotset.protos.errors import ConfigError
+from hotset.runtime.backends import check_device
 from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.decoder import Decoder, Generation, PromptKV, Request, StepReport
 from hotset.runtime.huggingface import load_model
@@ -41,18 +42,21 @@ class Job:
     check: bool
     out: Path | None
     threads: int = 0
+    device: str = "cpu"
 
 
 def run(job: Job, console: Console) -> dict[str, Any]:
     """Decode all prompts, as many at once as may run; returns what RESULT_FILE holds."""
     import torch
 
+    check_device(job.device)
     if job.out:
         job.out.mkdir(parents=True, exist_ok=True)
     if job.threads:
         torch.set_num_threads(job.threads)
     with console.status(f"loading {job.model.name}"):
-        model, tokenizer = load_model(job.model, torch.float32)
+        dtype = torch.float32 if job.device == "cpu" else torch.bfloat16
+        model, tokenizer = load_model(job.model, dtype, job.device)
     prompts = [encode(tokenizer, text, job.context) for text in job.prompts]
     with stopping() as stopped:
         kept = [PromptKV() for _ in prompts] if job.check else None
@@ -102,7 +106,11 @@ def _decode(
     total = sum(map(len, prompts)) + sum(limits)
     config = RuntimeConfig.checked(**{"max_tokens": total, "max_sequences": len(prompts), **options})
     _check_context(model, prompts, limits)
-    decoder = Decoder(model, None if job.ignore_eos else tokenizer, config, name=job.model.stem)
+    with console.status("taking memory") as status:
+        decoder = Decoder(
+            model, None if job.ignore_eos else tokenizer, config, name=job.model.stem,
+            progress=lambda done, of: status.update(f"pinned {done / 2**30:.1f} of {of / 2**30:.1f} GiB on the host"),
+        )  # fmt: skip
     try:
         if job.listen is not None:
             decoder.listen(**job.listen)

@@ -72,6 +72,8 @@ class _Making(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") == PLACE:
+            self._watch.wait("a list of the host's")
         result = func(*args, **kwargs)
         given = any(isinstance(t, torch.Tensor) for t in tree_leaves(args))
         if kwargs.get("device") == PLACE and not given and isinstance(result, torch.Tensor):

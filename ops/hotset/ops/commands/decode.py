@@ -66,6 +66,10 @@ def decode(
     listen_tcp: Annotated[str | None, typer.Option(help="at this tcp:// endpoint; needs --keys")] = None,
     keys: Annotated[Path | None, typer.Option(help="folder made by `hotset keys`, for --listen-tcp")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for steps.jsonl and decode.json")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for the GPU backend in bfloat16")] = "cpu",
+    graphs: Annotated[
+        bool, typer.Option("--graphs/--no-graphs", help="on a GPU, replay whole steps from captured graphs")
+    ] = True,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads, 0 for torch's default")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
@@ -96,6 +100,7 @@ def decode(
             "max_running": max_running,
             "share_prefix": share_prefix,
             "prefill_chunk": prefill_chunk,
+            "graphs": graphs,
             "link_gbps": link_gbps,
             "link_latency_us": link_latency_us,
             "lookahead": _distance(lookahead),
@@ -107,6 +112,7 @@ def decode(
         check=check,
         out=out,
         threads=threads,
+        device=device,
     )
     result = decoding.run(job, Console(stderr=True))
     if as_json:

@@ -25,7 +25,7 @@ from hotset.runtime.gpu.residency import BEGUN, COUNTS, DEMAND_PAGES, STALL_NS, 
 from hotset.runtime.groups import Sequence
 from hotset.runtime.paged_kv import PagedKV
 
-DEPTH = 4
+DEPTH = 16
 SPARE = 1 << 16
 """Slots that a step may change beyond one for each page it selects: what plans and ends of sequences bring about."""
 
