@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,8 @@ def _shape(
             row = _row(arm, batch, found, reference, gbps, shape)
             rows.append(row)
             tell(" ".join(f"{key}={_short(value)}" for key, value in row.items()))
+            # Decoder and listener know each other, and a graph keeps its memory until both are gone.
+            gc.collect()
             if on_gpu:
                 torch.cuda.empty_cache()
     return rows

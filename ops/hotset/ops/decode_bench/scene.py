@@ -15,7 +15,7 @@ from hotset.runtime.generation import Generation, PromptKV
 from hotset.runtime.gpu.residency import DeviceResidency
 from hotset.runtime.sampling import Sampler, Sampling
 
-HOST_BYTES = 8 << 30
+HOST_BYTES = 4 << 30
 """Frames of a random model: pages beyond share them, which changes neither what a copy moves nor what it takes."""
 
 
@@ -68,6 +68,7 @@ def seat(decoder: Decoder, shape: Shape, batch: int, prompts: Prompts | None) ->
         decoder.kv.extend(sequence, tokens)
         generation = Generation(sequence, [0] * tokens, room, Sampler(Sampling()), tokens=[1])
         decoder.scheduler.add(generation)
+    decoder.kv.forget_changes()
     _fill(decoder)
 
 
