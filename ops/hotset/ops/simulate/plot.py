@@ -24,10 +24,13 @@ td, th {{ padding: .2em .8em; text-align: right; }} svg {{ max-width: 100%; heig
 """
 _PANELS = (
     ("tokens_per_second", "tokens a second"),
-    ("stall_share", "stall, share of step time"),
+    ("stall_share", "stall, % of step time"),
     ("token_ms", "ms a token, p50 of sequences"),
     ("moved_per_token", "MB moved a token"),
 )
+_UNITS = {"hbm_gib": "{} GiB", "link_gbps": "{} GB/s", "concurrency": "batch {}", "ratio": "{} k slots a lane"}
+_NAMES = {"concurrency": "batch (sequences at once)", "ratio": "hot slots a lane, over k", "link_gbps": "link, GB/s"}
+_DASHES = ("-", "--", ":", "-.")
 
 
 def check_target(path: Path, axes: Mapping[str, Sequence[Any]]) -> None:
@@ -75,6 +78,8 @@ def _axis(axes: Mapping[str, Sequence[Any]]) -> str | None:
 def _value(report: Mapping[str, Any], name: str) -> Any:
     if name == "token_ms":
         return report["token_ms"]["p50"]
+    if name == "stall_share":
+        return 100 * report[name]
     if name == "moved_per_token":
         return report["moved_bytes"] / 1e6 / max(1, report["tokens"])
     return report.get(name)
@@ -86,20 +91,29 @@ def _figure(reports: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[An
     across = _axis(axes)
     assert across is not None
     others = [name for name, values in axes.items() if len(values) > 1 and name != across]
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure = Figure(figsize=(9, 6), layout="constrained")
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for report in reports:
-        label = ", ".join(str(report[n]) if isinstance(report[n], str) else f"{n} {report[n]:g}" for n in others)
+        label = ", ".join(_told(n, report["asked"][n]) for n in others)
         lines.setdefault(label or str(report["policy"]), []).append(report)
     for panel, (name, title) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
-        for label, found in lines.items():
+        for number, (label, found) in enumerate(lines.items()):
             points = sorted((r["asked"][across], _value(r, name)) for r in found)
-            panel.plot(*zip(*points, strict=True), marker="o", markersize=3.5, label=label)
-        panel.set(xlabel=across.replace("_", " "), title=title, ylim=(0, None))
+            # Lines may lie on each other: the dashes of the upper one show the lower.
+            dashes = _DASHES[number % len(_DASHES)]
+            panel.plot(*zip(*points, strict=True), marker="o", markersize=4, linestyle=dashes, linewidth=2, label=label)
+        panel.set(xlabel=_NAMES.get(across, across.replace("_", " ")), title=title, ylim=(0, None))
         panel.grid(alpha=0.3)
         if len({x for r in reports for x in [r["asked"][across]]}) > 3:
             panel.set_xscale("log", base=2)
             panel.set_xticks(values := sorted({r["asked"][across] for r in reports}), [f"{v:g}" for v in values])
             panel.minorticks_off()
-    figure.axes[0].legend(fontsize="small")
+    figure.axes[0].legend()
     return figure
+
+
+def _told(name: str, value: Any) -> str:
+    """A line of the legend."""
+    if isinstance(value, str):
+        return value
+    return _UNITS.get(name, name.replace("_", " ") + " {}").format("default" if value is None else f"{value:g}")
