@@ -180,6 +180,8 @@ class CudaDevice(Device):
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
         """See Device. torch keeps the pinned copy until the stream has read it."""
+        if not tensor.numel():
+            return torch.empty_like(tensor, device=self.place)
         return tensor.pin_memory().to(self.place, non_blocking=True)
 
     def pin(self, memory: torch.Tensor) -> None:

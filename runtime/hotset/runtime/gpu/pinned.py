@@ -38,6 +38,7 @@ class PinnedTier(HostTier):
         self.device, self._progress, self._chunk = device, progress, chunk_bytes
         self._pinned: list[torch.Tensor] = []
         self._written: Event | None = None
+        self._awaited: dict[Stream, Event] = {}
         super().__init__(capacity, row_shape, dtype)
         if capacity and self.row_bytes % 4:
             raise CapacityError(f"pages of {self.row_bytes} bytes cannot be moved; choose an even --page-size")
@@ -45,8 +46,9 @@ class PinnedTier(HostTier):
 
     def await_writes(self, stream: Stream) -> None:
         """What `stream` gets from now on sees all rows written so far; the host does not wait."""
-        if self._written is not None:
+        if self._written is not None and self._awaited.get(stream) is not self._written:
             self.device.wait(stream, self._written)
+            self._awaited[stream] = self._written
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """See HostTier. Waits for rows that are being written."""

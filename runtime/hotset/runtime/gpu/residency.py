@@ -72,6 +72,7 @@ class DeviceResidency(ResidencyManager):
         self._generation = [0] * groups
         self._tails: set[int] = set()
         self._held = self._tick = 0
+        self._tick_open = False
         self._seen = [0] * COUNTS
 
     @property
@@ -106,7 +107,7 @@ class DeviceResidency(ResidencyManager):
 
     def _pin(self, pages: torch.Tensor) -> None:
         # Nothing is in use between steps, so whatever the last layer used may go as well.
-        self.state.step_tick.copy_(self.state.tick + 1)
+        self._open_tick()
         slots = resolve(self.state, self._ids(pages.to(torch.int32)), self.policy).slots.long()
         self.state.state.index_fill_(0, slots, PINNED)
         self.rows.index_fill_(0, slots, 0)
@@ -190,13 +191,20 @@ class DeviceResidency(ResidencyManager):
     def begin_step(self) -> None:
         """See ResidencyManager. What was written back may be evicted and read again from here on."""
         self.backing.host.await_writes(Stream.DEMAND)
-        self.state.step_tick.copy_(self.state.tick + 1)
+        self._open_tick()
         self.commit_prefetches()
         self._tell()
 
     def end_step(self) -> None:
         """See ResidencyManager. Figures by layer are the CPU backend's so far."""
         reclaim(self.state, low=self.low, high=self.high, policy=self.policy)
+        self._open_tick()
+
+    def _open_tick(self) -> None:
+        """A new step's uses begin to count; launched behind the last step, so that the next need not wait for it."""
+        if not self._tick_open:
+            self.state.step_tick.copy_(self.state.tick + 1)
+            self._tick_open = True
 
     def resolve(self, pages: torch.Tensor) -> Resolved:
         """See ResidencyManager; `pages` on the device. For steps that are not whole: counts by itself."""
@@ -205,6 +213,7 @@ class DeviceResidency(ResidencyManager):
         pages = self._ids(pages)
         done = self.resolve_layer(pages)
         self._tick += 1
+        self._tick_open = False
         tally = [(pages >= 0).sum(), done.hit.sum(), done.prefetched.sum(), done.miss_count[0].long()]
         self.counts[: len(tally)] += torch.stack(tally)
         return done
@@ -240,6 +249,7 @@ class DeviceResidency(ResidencyManager):
     def count_layers(self, misses: Sequence[torch.Tensor]) -> None:
         """Behind a whole step: add up its misses and stalls. `misses` holds `miss_count` of each layer."""
         self._tick += len(misses)
+        self._tick_open = False
         self.counts[DEMAND_PAGES] += torch.stack(list(misses)).sum()
         self.counts[STALL_NS] += (self.clock[:, 1] - self.clock[:, 0]).clamp(min=0).sum()
         self.clock.zero_()

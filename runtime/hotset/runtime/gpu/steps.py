@@ -109,6 +109,8 @@ class DeviceSteps:
         """Launch what the next step needs of this one."""
         if not self.manager.tiered:
             return
+        if self._told is not None:  # a step that failed before it was published
+            self.ring.give_back(self._told)
         self._told = self.ring.take(len(batch), done) if tell else None
         self.manager.record(done.accessed(), None if self._told is None else self._told.recorded)
         self.manager.count_layers([r.miss_count for r in done.resolved])
