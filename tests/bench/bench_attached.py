@@ -178,6 +178,7 @@ def summary(
             for name, pairs in times.items()
         },
         "parts_us_a_step": {name: round(sum(spent) / steps * 1e6) for name, spent in parts.items()},
+        "parts_us_a_call": {name: round(statistics.median(spent) * 1e6) for name, spent in parts.items()},
         "threads_us_a_step": {name: round(seconds / steps * 1e6) for name, seconds in others.items()},
         "slots": decoders[0].kv.manager.state.slots,
         "plans_applied": moved[1].plans_applied,

@@ -131,7 +131,9 @@ class ControlLink:
             self.counters.outbox_steps_dropped += isinstance(message, Step)
             return
         self._outbox.append(message)
-        self._transport.wake()
+        if not isinstance(message, Ack):
+            # Nobody waits for an ack: it leaves with the step, so that the loop hands over the interpreter but once.
+            self._transport.wake()
 
     def lose_step(self) -> None:
         """Count a step message that the loop could not make: as if the outbox had been full."""
