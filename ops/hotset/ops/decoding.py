@@ -172,7 +172,8 @@ def _steps(
     log: Path | None,
 ) -> dict[str, float]:
     """Decode to the end; tokens that steps decoded, seconds that they took, and of these waited for movement."""
-    film = LaneFilm(decoder) if log else None
+    # On a GPU nobody has the residency of a step without waiting for it.
+    film = LaneFilm(decoder) if log and decoder.kv.device is None else None
     # The first token of each sequence comes from its prefill.
     total, done = sum(r.max_new_tokens - 1 for r in requests), 0
     seconds = stalled = 0.0
@@ -181,8 +182,9 @@ def _steps(
             done += report.sequences
             seconds, stalled = seconds + report.seconds, stalled + report.stall_seconds
             bar("decode", done, total)
-            if film is not None and file is not None:
+            if film is not None:
                 film.record()
+            if file is not None:
                 file.write(json.dumps(asdict(report)) + "\n")
                 file.flush()
     if film is not None and log is not None:
