@@ -1,7 +1,7 @@
 """A small real decode behind a slow link, and how far off the simulated node is.
 
-    python tests/bench/bench_real.py [--out DIR] [--policy builtin|heuristic] [--prompts 2] [--context 2000]
-        [--tokens 80] [--hbm-fraction 0.35] [--link-gbps 0.5] [--link-latency-us 200] [--threads 2]
+    python tests/bench/bench_real.py [--out DIR] [--policy builtin|heuristic|learned] [--model MODEL] [--prompts 2]
+        [--context 2000] [--tokens 80] [--hbm-fraction 0.35] [--link-gbps 0.5] [--link-latency-us 200] [--threads 2]
 
 Starts a daemon that logs (and plans, unless the policy is builtin) and a `hotset decode` of the demo's model, each in a
 process of its own, and then runs `hotset simulate --real` on the log. Takes a minute, most of it to start and prefill.
@@ -18,6 +18,7 @@ from hotset.ops.demo.processes import Process
 from hotset.ops.simulate.real import compare
 from hotset.ops.simulate.table import print_real
 from hotset.protos.errors import HotsetError
+from hotset.training.registry import resolve_model
 
 PATIENCE = 600
 
@@ -26,7 +27,8 @@ def main() -> None:
     """Decode, then compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--policy", choices=("builtin", "heuristic"), default="builtin")
+    parser.add_argument("--policy", choices=("builtin", "heuristic", "learned"), default="builtin")
+    parser.add_argument("--model", help="for learned: a folder, or models:/NAME@ALIAS")
     parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--context", type=int, default=2000)
     parser.add_argument("--tokens", type=int, default=80)
@@ -39,13 +41,13 @@ def main() -> None:
         out = told.out or Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         decode(told, out, Path(folder))
-        print_real(compare(out, policy=told.policy, link_gbps=told.link_gbps))
+        print_real(compare(out, policy=told.policy, model=lambda: resolve_model(told.model), link_gbps=told.link_gbps))
 
 
 def decode(told: argparse.Namespace, out: Path, private: Path) -> None:
     """Run daemon and decode to their ends; the daemon's log is below `out`."""
     environment = {"HOTSET_RUNTIME_DIR": str(private / "run")}
-    plans = ["--plan-every", "0"] if told.policy == "builtin" else []
+    plans = {"builtin": ["--plan-every", "0"], "heuristic": [], "learned": ["--model", told.model]}[told.policy]
     daemon = Process(
         ["daemon", "--once", "--log-dir", str(out / "daemon"), "--no-advice-enabled", *plans], out / "daemon.log",
         environment,

@@ -107,3 +107,23 @@ def test_a_queue_that_shares_a_prefix_behind_a_slow_link(start: Start, checkpoin
     assert max(s["sequences"] for s in steps) == 2
     assert any(s["stall_seconds"] > 0 for s in steps)
     assert statuses(logs)[0]["counters"]["steps_received"] > 0
+
+
+def test_a_logged_run_is_simulated_as_it_was(start: Start, decode_arguments: Arguments, tmp_path: Path) -> None:
+    """`hotset simulate --real` of what a daemon logged of a decode behind a slow link: misses and movement agree."""
+    logs = tmp_path / "logs"
+    daemon = start("daemon", "--once", "--plan-every", 0, "--no-advice-enabled", "--log-dir", logs)
+    slow = ("--link-gbps", 0.5, "--link-latency-us", 100, "--hbm-fraction", 0.3)
+    decode = start(*decode_arguments("out"), "--max-new-tokens", 110, *slow)
+    assert decode.wait(90) == 0
+    assert daemon.wait(30) == 0
+    done = hotset("simulate", "--real", logs, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["policy"], found["builtin"]) == ("builtin", "margin-ema")
+    # The daemon may find the process some steps after it began.
+    assert 50 < found["steps"] + found["calibrated"] <= len(steps_of(tmp_path / "out"))
+    misses, moved = found["figures"]["demand_misses"], found["figures"]["moved_bytes"]
+    assert misses["real"] > 500
+    assert max(abs(misses["error"]), abs(moved["error"])) < 0.05
+    assert found["figures"]["stall_seconds"]["real"] > 0
