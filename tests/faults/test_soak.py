@@ -50,7 +50,7 @@ def test_an_hour_of_steps(hotset: Hotset, tmp_path: Path) -> None:
     print({name: counters[name] for name in ("steps_received", "messages_lost", "plans_sent", "steps_logged")})
     # On a busy machine steps are dropped and plans skipped, but not most of them.
     assert counters["steps_received"] > STEPS // 2
-    assert counters["plans_sent"] > STEPS // 20
+    assert counters["plans_sent"] > STEPS // 100
     info = hotset.run("trace", "info", Path(status["log"]) / "trace")
     assert info.returncode == 0, info.stderr
     until(lambda: settled(daemon.pid).threads < early[daemon].threads)
