@@ -40,7 +40,7 @@ def print_real(found: Mapping[str, Any], console: Console | None = None) -> None
     console.print(
         f"policy {found['policy']} over {found['builtin']}, {found['slots']} slots; {found['steps']} steps compared, "
         f"{found['calibrated']} others calibrate:\n"
-        f"compute {found['step_us'] / 1e3:.1f} ms + {found['sequence_us'] / 1e3:.1f} a sequence; "
+        f"compute {found['step_us'] / 1e3:.4g} ms + {found['sequence_us'] / 1e3:.3g} a sequence; "
         f"a layer that misses waits {found['batch_us']:.0f} us + {found['page_us']:.2f} a page ({gbps})",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
