@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from hotset.kernels.page_features import PageFeatures, Place, lookahead_columns, observe, page_columns
+from hotset.kernels import page_features
+from hotset.kernels.page_features import (
+    PageFeatures,
+    Place,
+    compiled,
+    lookahead_columns,
+    observe,
+    page_columns,
+    reference,
+)
 from hotset.kernels.page_features.state import CHURN, LOWEST, THRESHOLD, TURNOVER
 from hotset.predictor.device import DeviceState, new_device_state
 from hotset.predictor.device.lookahead import DeviceLookahead, new_device_lookahead
@@ -158,7 +167,14 @@ def test_kernel_keeps_the_predictors_bits(ranks: int, device: str) -> None:
     check(sequences, META, 7, device)
 
 
-def test_reference_keeps_the_predictors_bits() -> None:
+@pytest.fixture(params=["compiled", "reference"])
+def on_a_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both implementations for CPU tensors, in turn."""
+    monkeypatch.setattr(page_features, "HOST", {"compiled": compiled, "reference": reference}[request.param])
+
+
+@pytest.mark.usefixtures("on_a_cpu")
+def test_the_predictors_bits_on_a_cpu() -> None:
     check([random_sequence(seed, 60, 50 + seed, 13, 40, META) for seed in range(3)], META, 60, "cpu")
 
 
@@ -168,7 +184,8 @@ def test_recorded_decodes(device: str) -> None:
     check([lanes_of(sequence, meta.kv_heads) for sequence in trace.sequences], meta, 8, device)
 
 
-def test_recorded_decodes_by_reference() -> None:
+@pytest.mark.usefixtures("on_a_cpu")
+def test_recorded_decodes_on_a_cpu() -> None:
     trace = read_trace(SAMPLE)
     check(trace.sequences, trace.meta, 30, "cpu")
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from hotset.kernels.dispatch import require, require_tensor, use_kernel
-from hotset.kernels.page_features import reference
+from hotset.kernels.page_features import compiled
 from hotset.kernels.page_features.state import PageFeatures, Place
 from hotset.protos.device_features import PAGE_FEATURES, RANK_FEATURES
+
+HOST: Any = compiled
+"""What runs on a CPU; tests put the reference in its place."""
 
 __all__ = ["PageFeatures", "Place", "lookahead_columns", "observe", "page_columns"]
 
@@ -27,7 +32,7 @@ def observe(state: PageFeatures, place: Place, ids: torch.Tensor, scores: torch.
 
         kernel.observe(state, place, ids, scores, flags)
         return
-    reference.observe(state, place, ids, scores, flags)
+    HOST.observe(state, place, ids, scores, flags)
 
 
 def page_columns(state: PageFeatures, place: Place, ids: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
@@ -44,7 +49,8 @@ def page_columns(state: PageFeatures, place: Place, ids: torch.Tensor, pages: to
 
         kernel.page_columns(state, place, ids, pages, out)
         return out
-    return reference.page_columns(state, place, ids, pages)
+    columns: torch.Tensor = HOST.page_columns(state, place, ids, pages)
+    return columns
 
 
 def lookahead_columns(state: PageFeatures, place: Place, ids: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
@@ -66,9 +72,8 @@ def lookahead_columns(state: PageFeatures, place: Place, ids: torch.Tensor, page
         kernel.page_columns(state, place, ids, pages, out)
         kernel.rank_columns(state, place, ids, out)
         return out
-    return torch.cat(
-        (reference.page_columns(state, place, ids, pages), reference.rank_columns(state, place, ids)), dim=0
-    )
+    columns: torch.Tensor = HOST.lookahead_columns(state, place, ids, pages)
+    return columns
 
 
 def _check(state: PageFeatures, place: Place, ids: torch.Tensor) -> None:

@@ -133,6 +133,11 @@ def page_columns(state: PageFeatures, place: Place, ids: torch.Tensor, pages: to
     return torch.stack([torch.where(there, column.float(), math.nan) for column in columns])
 
 
+def lookahead_columns(state: PageFeatures, place: Place, ids: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
+    """See the public function."""
+    return torch.cat((page_columns(state, place, ids, pages), rank_columns(state, place, ids)), dim=0)
+
+
 def _beside(state: PageFeatures, place: Place, ids: torch.Tensor, step: torch.Tensor) -> list[torch.Tensor]:
     """Ages, then scores at this step, of the pages before and after."""
     ages, scores = [], []
