@@ -18,7 +18,7 @@ META = TraceMeta(model="tiny", layers=1, kv_heads=2, page_size=4, selected=4, ca
 SPEED = 800
 ROW_STEPS = 500
 """Steps of the trace that is played over and over, each time as new sequences."""
-GROWTH = {"engine": 2 << 20, "daemon": (4 if STEPS >= 50_000 else 12) << 20}
+GROWTH = {"engine": 2 << 20, "daemon": (4 if STEPS >= 50_000 else 24) << 20}
 """Bytes by which the memory of two moments of a steady state may differ; a short run of the daemon's is none yet."""
 
 
