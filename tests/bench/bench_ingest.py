@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -35,6 +36,7 @@ from daemon_load import (  # type: ignore[import-not-found]
 from hotset.daemon.config import DaemonConfig
 from hotset.daemon.connection import Connection
 from hotset.daemon.scorers import HeuristicScorer
+from hotset.daemon.server import SWITCH_SECONDS
 from hotset.daemon.session import Session
 from hotset.daemon.turns import Scorer
 from hotset.daemon.warmup import warm_up
@@ -107,6 +109,7 @@ def served(scorer: Scorer, record: bool, **options: float) -> dict[str, Any]:
         while not (found := discovery.find_runtimes(folder)):
             time.sleep(0.05)
         warm_up(scorer)
+        sys.setswitchinterval(SWITCH_SECONDS)  # as the daemon does
         config = DaemonConfig(log_dir=Path(name) / "log", record=record)
         client = ZmqClient(found[0].endpoint)
         session = Session(Connection(client, "bench"), config, lambda _silence: load.poll() is None, scorer)
