@@ -20,7 +20,8 @@ from hotset.daemon.advice.meter import Reading
 FIRST_GROWTH = 2.0
 AGAIN_GROWTH = 1.15
 HINTED_GROWTH = 1.15
-LEAP = 4.0
+LEAP = 1.5
+"""by a hint, at most: where to begin was guessed before (guess.py)"""
 NEAR = 1.1
 
 
@@ -42,7 +43,7 @@ class Search:
 
     def look_again(self) -> None:
         """Doubt the bracket, and try both sides again in small steps."""
-        self._growth, self._hints = AGAIN_GROWTH, 1
+        self._growth, self._hints = AGAIN_GROWTH, 0
         self.above = self.below = None
 
     def tell(self, reading: Reading) -> bool:
