@@ -1,12 +1,15 @@
 """The controller against the best fixed concurrency, found by sweep, on a simulated node; one JSON line a workload.
 
     python tests/bench/bench_concurrency.py [TRACE...] [--loads tuned held-out] [--starts 0 1 8 32 128] [--seeds 1]
-        [--jobs 2]
+        [--fixed 8 12 16] [--equal-lengths] [--jobs 2]
 
 Without a trace it runs on tests/data/sample.parquet. From each start (0: as many as can) the controller begins with
 no knowledge; its goodput is that of the whole run, search included, and that of the second half. The rules of the
 controller were chosen on the tuned loads; the held-out ones, and other traces, were only measured. Virtual time: the
 figures do not depend on the machine.
+
+Answers are of half to all of a load's tokens. With --equal-lengths all are of one length: then a fixed concurrency
+runs in lockstep, all sequences starting and ending together, with copies of one recording at the same step.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hotset.ops.simulate.node import Node
-from hotset.ops.simulate.run import Job, Load, read_recorded, simulate
-from hotset.ops.simulate.tally import Tally
+from hotset.ops.simulate.run import Job, Load, read_recorded, simulate, workload_of
+from hotset.ops.simulate.workload import Workload
 from hotset.protos.errors import ConfigError
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample.parquet"
@@ -28,9 +33,9 @@ FIXED = (1, 2, 4, 6, 8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 22, 24, 28, 32, 40, 4
 WINDOW = 64
 """steps over which goodput is judged as converged"""
 TOKENS = 80
-Workload = tuple[Load, int, dict[str, float]]
+Loaded = tuple[Load, int, dict[str, float]]
 """Load, most that may run at once, and node; `selections`: slots a lane, of all sequences together, over k."""
-LOADS: dict[str, dict[str, Workload]] = {
+LOADS: dict[str, dict[str, Loaded]] = {
     "tuned": {
         "slow link, all at once": (Load(400, tokens=TOKENS), 32, {"selections": 14, "link_gbps": 8}),
         "fast link, poisson": (
@@ -57,13 +62,13 @@ LOADS: dict[str, dict[str, Workload]] = {
         ),
     },
 }  # fmt: skip
-Asked = tuple[tuple[Path, ...], str, str, int | None, int, bool]
-"""Traces, loads, workload, concurrency or start, seed, and whether the controller decides."""
+Asked = tuple[tuple[Path, ...], str, str, int | None, int, bool, bool]
+"""Traces, loads, workload, concurrency or start, seed, whether the controller decides, and are lengths equal."""
 
 
 def job_of(asked: Asked) -> Job:
     """The simulation that is asked for."""
-    traces, loads, name, concurrency, seed, controlled = asked
+    traces, loads, name, concurrency, seed, controlled, _ = asked
     load, most, given = LOADS[loads][name]
     meta = read_recorded(traces)[0]
     options: dict[str, Any] = dict(given)
@@ -77,31 +82,37 @@ def job_of(asked: Asked) -> Job:
 def run(asked: Asked) -> tuple[Asked, float, dict[str, Any]]:
     """Goodput, and what else is told of a controller; 0 of what does not fit."""
     try:
-        tally, report = simulate(job_of(asked))
+        job = job_of(asked)
+        workload = workload_of(job)
+        tally, report = simulate(job, workload if asked[6] else mixed(workload, job.load.seed))
     except ConfigError:
         return asked, 0.0, {}
     about = {
-        "second_half": goodput(tally, len(tally.steps) // 2),
+        "second_half": tally.goodput(len(tally.steps) // 2),
         "steps": report["steps"],
         "changes": len({(a.epoch, a.concurrency) for a in tally.advice}),
         "last": next((a.concurrency for a in reversed(tally.advice)), None),
-        "windows": [goodput(tally, at, at + WINDOW) for at in range(0, len(tally.steps) - WINDOW, WINDOW // 4)],
+        "windows": [tally.goodput(at, at + WINDOW) for at in range(0, len(tally.steps) - WINDOW, WINDOW // 4)],
     }
-    return asked, goodput(tally), about
+    return asked, tally.goodput(), about
 
 
-def goodput(tally: Tally, first: int = 0, end: int | None = None) -> float:
-    """Tokens a second of step time of steps `first` to `end`: time that a node idles is not its own doing."""
-    steps = tally.steps[first:end]
-    return 1e6 * sum(s.running for s in steps) / sum(s.step_us for s in steps)
+def mixed(workload: Workload, seed: int) -> Workload:
+    """The same requests, each cut to a random length of at least half."""
+    rng = np.random.default_rng(seed)
+    return replace(
+        workload, requests=[replace(r, steps=int(rng.integers(r.steps // 2, r.steps + 1))) for r in workload.requests]
+    )
 
 
 def bench(pool: Any, traces: tuple[Path, ...], loads: str, name: str, told: argparse.Namespace) -> dict[str, Any]:
     """Sweep, and let the controller find out from every start."""
-    most = LOADS[loads][name][1]
-    sweep: list[Asked] = [(traces, loads, name, c, s, False) for s in told.seeds for c in FIXED if c <= most]
+    most, equal = LOADS[loads][name][1], told.equal_lengths
+    sweep: list[Asked] = [
+        (traces, loads, name, c, s, False, equal) for s in told.seeds for c in told.fixed if c <= most
+    ]
     starts: list[Asked] = [
-        (traces, loads, name, c or None, s, True) for s in told.seeds for c in told.starts if c <= most
+        (traces, loads, name, c or None, s, True, equal) for s in told.seeds for c in told.starts if c <= most
     ]
     found = pool.map(run, [*sweep, *starts], chunksize=1)
     fixed = {seed: {a[3]: g for a, g, _ in found if not a[5] and a[4] == seed} for seed in told.seeds}
@@ -133,6 +144,8 @@ def main() -> None:
     parser.add_argument("--loads", nargs="+", choices=list(LOADS), default=list(LOADS))
     parser.add_argument("--only", nargs="+", help="workloads by name")
     parser.add_argument("--starts", nargs="+", type=int, default=[0, 1, 8, 32, 128])
+    parser.add_argument("--fixed", nargs="+", type=int, default=list(FIXED))
+    parser.add_argument("--equal-lengths", action="store_true")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=2)
     told = parser.parse_args()

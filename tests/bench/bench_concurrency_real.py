@@ -4,9 +4,9 @@
         [--context 640] [--layers 4] [--link-gbps 0.03] [--lane-slots 60] [--selected 8] [--threads 1]
 
 The demo's model, cut to its first layers so that a step takes milliseconds, answers the same requests once for each
-fixed concurrency, then with `hotset daemon` in another process, which knows nothing and only advises; last as many at
+fixed concurrency, then with `hotset daemon` in another process, which begins with as many at
 once as can. The prompts are computed once and given to each run, so that only decoding is timed. Prints one JSON object
-a run: tokens a second of all steps and of those of the second half, and the processor time a token of the decode thread.
+a run: tokens a second of all steps and of the second half, and the processor time of the decode thread a token.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def attach(decoder: Decoder) -> subprocess.Popen[bytes]:
     decoder.listen()
     assert isinstance(decoder.steering, LinkSteering)
     logs = Path(tempfile.mkdtemp(prefix="hotset-bench-"))
-    options = ["--pid", str(os.getpid()), "--log-dir", str(logs), "--plan-every", str(1 << 40)]
+    options = ["--pid", str(os.getpid()), "--log-dir", str(logs), "--plan-every", "0"]
     child = subprocess.Popen([sys.executable, "-m", "hotset.ops", "daemon", *options], stdout=subprocess.DEVNULL)
     while not decoder.steering.link.counters.lease_changes:
         if child.poll() is not None:

@@ -114,6 +114,11 @@ class Tally:
         """Sum of a field or property of all steps."""
         return sum(getattr(step, name) for step in self.steps)
 
+    def goodput(self, first: int = 0, end: int | None = None) -> float:
+        """Tokens a second of step time of steps `first` to `end`: time that a node idles is not its own doing."""
+        steps = self.steps[first:end]
+        return 1e6 * sum(s.running for s in steps) / sum(s.step_us for s in steps)
+
     def report(self) -> dict[str, Any]:
         """What `hotset simulate --json` prints; docs/simulate.md says what each field means."""
         tokens, misses = self.total("running"), self.total("demand_pages")
