@@ -33,6 +33,9 @@ class StepPrefetch:
         manager = self._manager
         state, pages = manager.state, pages[pages >= 0]
         pages = pages[manager.backing.has(pages.long())]
+        if not pages.numel():
+            manager.figures.add(LayerFigure.HELD_PAGES, layer, int(wanted))
+            return
         if (level := pages.numel() + manager.low) > reserve_level(state):
             reclaim(state, low=level, high=max(level, manager.high), policy=manager.policy)
         manager.keep_evicted()
