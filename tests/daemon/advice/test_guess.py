@@ -37,10 +37,20 @@ def test_without_a_model_it_goes_down_in_stall_only() -> None:
     assert guess.over
 
 
-def test_in_stall_it_does_not_go_up_and_always_ends() -> None:
+def test_it_does_not_go_back_to_the_stall_that_it_left() -> None:
     guess = Guess()
-    assert guess.next(seen(20, stall=0.8), 60, 1, LIMIT) is None
-    assert guess.over
+    assert guess.next(seen(64, stall=0.9), None, 1, LIMIT) == 16
+    assert guess.next(seen(16, stall=0.2), 60, 1, LIMIT) == 32
+
+
+def test_where_fewer_stall_as_much_it_goes_up_as_hinted() -> None:
+    guess = Guess()
+    assert guess.next(seen(8, stall=0.5), None, 1, LIMIT) == 5
+    assert guess.next(seen(5, stall=0.5), 40, 1, LIMIT) == 20
+    assert Guess().next(seen(1, stall=0.5), None, 1, LIMIT) is None
+
+
+def test_it_always_ends() -> None:
     # A model that never agrees with itself.
     guess, here = Guess(), 10
     for _ in range(TRIES):

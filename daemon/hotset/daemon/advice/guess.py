@@ -3,6 +3,8 @@
     hint       what the ghost's curve, the link and compute promise most from (shares.py), once they know the load
     no hint    deep in stall, so few that the rest of a step is theirs: what computes for the share of time that is
                left to compute now keeps the link's queue short
+    back up    half the way at most to where stall drove us from, if that has helped; where each transfer waits long,
+               however few run, it has not
     each leap  by LEAP at most, since what is far away was not seen; then the model has seen more
 
 A guess takes half a block of steps where a measurement takes many, so that a bad start costs little.
@@ -18,6 +20,8 @@ HEAVY_STALL = 0.3
 LEAP = 4.0
 NEAR = 1.2
 TRIES = 6
+HELPED = 0.75
+"""of the stall that was left behind"""
 PATIENCE = 4
 """blocks to wait for a hint"""
 
@@ -28,6 +32,7 @@ class Guess:
     def __init__(self) -> None:
         self.over = False
         self._tries = TRIES
+        self._left: Reading | None = None
         self._waits = PATIENCE
 
     def next(self, seen: Reading, hint: int | None, least: int, most: int) -> int | None:
@@ -39,13 +44,17 @@ class Guess:
             self.over = self._waits <= 0
             return None
         wanted = max(least, min(most, max(math.ceil(here / LEAP), min(math.floor(here * LEAP), wanted))))
+        if wanted < here and seen.stall > HEAVY_STALL:
+            self._left = seen
         self._tries -= 1
         self.over = self._tries <= 0 or here / NEAR <= wanted <= here * NEAR
         return None if self.over else wanted
 
     def _wanted(self, seen: Reading, hint: int | None) -> int | None:
-        here, heavy = seen.concurrency, seen.stall > HEAVY_STALL
-        if hint is not None:
-            # A young curve lacks the long distances: it may send us down, but not further up a mountain of stall.
-            return min(hint, here) if heavy else hint
-        return round(here * min(1.0, (1 + HEAVY_STALL) * (1 - seen.stall))) if heavy else None
+        here, left = seen.concurrency, self._left
+        if hint is None:
+            down = round(here * (1 + HEAVY_STALL) * (1 - seen.stall))
+            return down if seen.stall > HEAVY_STALL and down < here / NEAR else None
+        if left is not None and hint > here and seen.stall < HELPED * left.stall:
+            return min(hint, max(here, math.floor(math.sqrt(here * left.concurrency))))
+        return hint
