@@ -25,11 +25,12 @@ from hotset.runtime.link import ControlLink
 from hotset.runtime.steering import LinkSteering
 
 pytestmark = pytest.mark.e2e
-WAIT, STEPS, MORE = 120.0, 150, 60
+WAIT, STEPS, MORE, MOST = 120.0, 150, 60, 800
+"""seconds to wait at most; steps before the training, with its model, and at most while it is put in force"""
 
 
 def make_decoder(folder: Path) -> Decoder:
-    options = {"selected": 8, "hbm_fraction": 0.2, "lookahead": 1, "link_gbps": 0.05, "max_tokens": 2400}
+    options = {"selected": 8, "hbm_fraction": 0.2, "lookahead": 1, "link_gbps": 0.05, "max_tokens": 3000}
     return Decoder.from_pretrained(folder, RuntimeConfig.checked(**options))
 
 
@@ -57,7 +58,33 @@ def decode(decoder: Decoder, steps: int) -> None:
     decoder.kv.check_integrity()
 
 
-def test_from_the_ranks_of_a_decode_to_its_model_in_force(decoder: Decoder, folder: Path, tmp_path: Path) -> None:
+class Serve:
+    """Lets sessions run, each on a thread of its own, until `end`."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def __call__(self, session: Session) -> None:
+        self._threads.append(threading.Thread(target=session.run, args=(self._stop,)))
+        self._threads[-1].start()
+
+    def end(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    made = Serve()
+    yield made
+    made.end()
+
+
+def test_from_the_ranks_of_a_decode_to_its_model_in_force(
+    decoder: Decoder, folder: Path, serve: Serve, tmp_path: Path
+) -> None:
     assert decoder.ahead is not None
     server = MemoryServer()
     link = ControlLink(
@@ -79,14 +106,14 @@ def test_from_the_ranks_of_a_decode_to_its_model_in_force(decoder: Decoder, fold
     until(lambda: session.sidecar is not None and session.sidecar.leads)
     assert session.sidecar is not None
     sidecar, status = session.sidecar, session.sidecar.status
-    generation = decoder.open(prompt(), max_new_tokens=STEPS + MORE + 40)
+    generation = decoder.open(prompt(), max_new_tokens=MOST)
     decode(decoder, STEPS)
     until(lambda: status.gauges.training_running)
     training = status.path.parent / "training-1"
     until(lambda: (training / "result.json").exists() or sidecar._training is None)
     # The model is loaded on a thread of its own; it is adopted between two plans.
     phases: list[str] = []
-    while "push_accepted" not in phases and len(generation.tokens) < STEPS + 40:
+    while "push_accepted" not in phases and len(generation.tokens) < MOST - 2 * MORE:
         decode(decoder, 1)
         time.sleep(0.25)
         phases = [phase["phase"] for phase in status.phases]
@@ -99,8 +126,7 @@ def test_from_the_ranks_of_a_decode_to_its_model_in_force(decoder: Decoder, fold
     tally = session.sidecar._in_step.tally
     assert tally.total[LayerFigure.STEP_USED].sum() > 0
     assert tally.total[LayerFigure.DEMAND_PAGES].sum() == status.counters.demand_pages
-    stop.set()
-    thread.join()
+    serve.end()
     (logged,) = read_trace(status.path.parent / "trace").sequences
     assert (logged.lookahead[1][:, 2:] >= 0).any(axis=(1, 2)).all()
     # What was decided inside the steps changed no token.
