@@ -6,36 +6,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import lightgbm
 import numpy as np
 import pytest
 import torch
+from lookahead_kit import LANES, PROMPT, K, Trainer, decoder_of, learn, logged, message, run, steer, two
 
 from hotset.kernels.page_features.state import CHURN, TURNOVER
 from hotset.kernels.state import FILLING
-from hotset.predictor.device import DeviceHeads, DeviceState
-from hotset.predictor.device.lookahead import DeviceLookahead
-from hotset.protos.device_features import DEVICE_FEATURES, DEVICE_FEATURES_HASH
+from hotset.protos.device_features import DEVICE_FEATURES_HASH
 from hotset.protos.device_model import DeviceModel
-from hotset.protos.forest import sha256
 from hotset.protos.lookahead import SAFE_PROBABILITY
 from hotset.protos.messages import (
-    AccessFlag,
     Ack,
     Attach,
     Heartbeat,
     Hello,
     LayerFigure,
     Message,
-    Model,
     Step,
 )
 from hotset.protos.messages import Lookahead as Steer
 from hotset.protos.transport import MemoryServer
 from hotset.protos.wire import decode, encode
-from hotset.runtime import events
-from hotset.runtime.config import RuntimeConfig
-from hotset.runtime.decoder import Decoder, Generation, StepReport
+from hotset.runtime.decoder import Decoder
 from hotset.runtime.host_link import HostLink
 from hotset.runtime.link import ControlLink
 from hotset.runtime.lookahead.book import FeaturePage
@@ -43,26 +36,6 @@ from hotset.runtime.lookahead.price import LinkPrice
 from hotset.runtime.lookahead.ranks import rank_pages
 from hotset.runtime.passes import DecodePass
 from hotset.runtime.steering import LinkSteering
-
-M = TypeVar("M", bound=Message)
-SLOTS, K, LANES = 130, 6, 6
-PROMPT = torch.randint(0, 97, (150,), generator=torch.Generator().manual_seed(3)).tolist()
-
-
-def decoder_of(model: Any, **options: Any) -> Decoder:
-    sizes = {"page_size": 4, "selected": K, "recent": 2, "max_tokens": 700, "max_sequences": 2, "hbm_pages": SLOTS}
-    return Decoder(model, None, RuntimeConfig.checked(**(sizes | options)))
-
-
-def two(decoder: Decoder, tokens: int = 24) -> list[Generation]:
-    return [decoder.open(PROMPT, max_new_tokens=tokens), decoder.open(PROMPT[::-1][:91], max_new_tokens=tokens)]
-
-
-def run(decoder: Decoder, tokens: int = 24) -> list[list[int]]:
-    opened = two(decoder, tokens)
-    for _ in decoder.run():
-        decoder.kv.check_integrity()
-    return [generation.tokens for generation in opened]
 
 
 @pytest.fixture
@@ -112,6 +85,8 @@ def test_ranks_begin_with_what_every_selection_holds() -> None:
     assert ranks[1, 0].tolist() == [0, 2, 1, -1, -1]
 
 
+M = TypeVar("M", bound=Message)
+
 WAYS: list[dict[str, Any]] = [
     {"lookahead": 1, "lookahead_prefetch": "off"},
     {"lookahead": 1},
@@ -140,52 +115,6 @@ def test_a_closed_decoder_leaves_no_hook_behind(model: Any) -> None:
     assert not any(layer._forward_pre_hooks for layer in model.model.layers)
 
 
-REPORT = StepReport(0, 0, 0, 0, 0, 0, 0.0, 0.0)
-
-
-def logged(decoder: Decoder, steps: int) -> list[Step]:
-    """What the wire says of `steps` steps of two sequences, which go on."""
-    two(decoder, steps + 2)
-    told = []
-    for _ in range(steps):
-        decoder.step()
-        done = decoder.last_pass
-        assert done is not None
-        sequences = [decoder.kv.sequences[number] for number in done.sequences]
-        told.append(events.step_message(decoder.kv, done, sequences, decoder.epoch, decoder._stats(REPORT)))
-    return told
-
-
-def parts(step: Step, row: int) -> tuple[Any, Any, Any, Any]:
-    lanes = slice(row * LANES, (row + 1) * LANES)
-    selected = (step.flags[lanes] & AccessFlag.SELECTED) != 0
-    return step.candidates[lanes], step.scores[lanes], selected, np.array(step.lookahead[1][lanes])
-
-
-class Trainer:
-    """What the predictor computes from the log of one sequence: rows of ranked pages, and the state."""
-
-    def __init__(self, pages: int) -> None:
-        sizes = {"layers": 3, "kv_heads": 2, "pages": pages}
-        self.state = DeviceState(page_size=4, **sizes)
-        self._ahead = DeviceLookahead(selected=K, **sizes)
-        self.values: list[Any] = []
-        self._last: dict[tuple[int, int], list[int]] = {}
-
-    def step(self, t: int, step: Step, row: int) -> tuple[Any, Any, Any, Any]:
-        """Lanes [m], places [m] in the ranks, rows [m, F] and whether each was used."""
-        candidates, scores, selected, ranks = parts(step, row)
-        found: tuple[Any, ...] = (np.zeros(0, int),) * 2 + (np.zeros((0, len(DEVICE_FEATURES))), np.zeros(0, bool))
-        if t:
-            lanes, pages, rows = self._ahead.rank(self.state, ranks)
-            chosen = [set(candidates[lane][selected[lane]].tolist()) for lane in range(LANES)]
-            used = np.array([page in chosen[lane] for lane, page in zip(lanes, pages, strict=True)])
-            found = (*np.nonzero(ranks >= 0), rows, used)
-            self._ahead.settle(candidates, selected)
-        self.state.observe(int(step.lengths[row]), candidates, scores, selected)
-        return found
-
-
 def test_features_inside_a_decode_are_the_trainers_on_its_log(
     model: Any, made: Callable[..., Decoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,46 +141,6 @@ def test_features_inside_a_decode_are_the_trainers_on_its_log(
             np.testing.assert_allclose(mine[lanes - 2, places].numpy(), rows, rtol=1e-5, atol=1e-5)
         groups = decoder.kv.sequences[row].groups
         np.testing.assert_array_equal(words[groups].transpose(0, 1).numpy(), trainer.state.words[:, : len(groups)])
-
-
-def learn(steps: list[Step]) -> DeviceModel:
-    """Both heads, by LightGBM, from the log of two sequences."""
-    use: list[Any] = []
-    value: list[Any] = []
-    pages = int(max(step.candidates.max() for step in steps)) + 1
-    for row in range(2):
-        trainer = Trainer(pages)
-        for t, step in enumerate(steps):
-            _, _, rows, used = trainer.step(t, step, row)
-            use.append((rows, used))
-            candidates, _, _, _ = parts(step, row)
-            lane, place = np.nonzero(candidates >= 0)
-            named = candidates[lane, place]
-            value.append((trainer.state.rows(lane.astype(np.int32), named), next_use(steps[t + 1 :], row, lane, named)))
-    options = {"num_leaves": 15, "min_data_in_leaf": 20, "verbose": -1, "deterministic": True, "num_threads": 1}
-    texts = []
-    for rows_and_labels, objective in ((value, "regression"), (use, "binary")):
-        rows, labels = (np.concatenate(part) for part in zip(*rows_and_labels, strict=True))
-        booster = lightgbm.train({**options, "objective": objective}, lightgbm.Dataset(rows, labels), 12)
-        texts.append(booster.model_to_string())
-    return DeviceHeads(*texts).model
-
-
-def next_use(later: list[Step], row: int, lanes: Any, pages: Any) -> Any:
-    """log2 of steps to the next selection, of those that are beyond the log as of its end."""
-    found = np.full(len(lanes), np.log2(len(later) + 2))
-    for steps, step in reversed(list(enumerate(later, 1))):
-        candidates, _, selected, _ = parts(step, row)
-        used = np.zeros((LANES, int(pages.max()) + 2), bool)
-        lane, place = np.nonzero(selected & (candidates <= pages.max()))
-        used[lane, candidates[lane, place]] = True
-        found[used[lanes, pages]] = np.log2(steps)
-    return found
-
-
-def message(data: bytes, number: int = 1, **more: Any) -> Model:
-    fields = {"version": f"v{number}", "sha256": sha256(data)} | more
-    return Model(number=number, forest=np.frombuffer(data, "|u1"), **fields)
 
 
 @pytest.fixture(scope="module")
@@ -399,12 +288,6 @@ def test_a_daemon_swaps_the_model_between_steps_and_hears_why_not(
     assert peer.hear(Step).stats.device_model == "v1"
     assert peer.ask(steer(distance=[-1, 2, 2])).accepted
     assert list(peer.hear(Step).lookahead) == [2]
-
-
-def steer(**values: list[float]) -> Steer:
-    told = {"distance": [-1.0] * 3, "least": [np.nan] * 3, "pages": [-1.0] * 3} | values
-    dtypes = {"distance": "|i1", "least": "<f4", "pages": "<i4"}
-    return Steer(number=1, steps=2, **{name: np.array(told[name], dtype) for name, dtype in dtypes.items()})
 
 
 def test_steering_holds_for_its_steps(model: Any, made: Callable[..., Decoder]) -> None:

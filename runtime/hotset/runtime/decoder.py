@@ -18,6 +18,7 @@ from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.generation import Generation, PromptKV, Request
 from hotset.runtime.gpu.device import Device
 from hotset.runtime.gpu.pinned import Progress
+from hotset.runtime.gpu.steps import bucket
 from hotset.runtime.huggingface import Forward, load_model, model_shape
 from hotset.runtime.link import ControlLink
 from hotset.runtime.link.control import Published
@@ -85,7 +86,8 @@ class Decoder:
         self.kv = PagedKV(model_shape(model, name), config, device or model.device, progress=progress)
         self.selector = SELECTORS[config.selector](self.kv)
         self.steering: Steering = Steering()
-        self.ahead = Lookahead(self.kv, self.selector, model) if config.lookahead else None
+        padded = bucket(config.running) if self.kv.device else 0
+        self.ahead = Lookahead(self.kv, self.selector, model, padded=padded) if config.lookahead else None
         self.epoch = 0
         self.forward = Forward(model, rows=_ROWS if config.running > 1 else 1)
         self.steps: Steps = make_steps(self.kv, self.forward, self.selector, self.ahead)

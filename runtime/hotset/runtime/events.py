@@ -10,7 +10,6 @@ import torch
 
 from hotset.protos.messages import SequenceClose, SequenceOpen, Snapshot, Step, StepStats
 from hotset.runtime.groups import Sequence
-from hotset.runtime.lookahead import LookaheadPass
 from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.passes import DecodePass
 
@@ -55,17 +54,17 @@ def step_message(kv: PagedKV, done: DecodePass, sequences: list[Sequence], epoch
         loaded=loaded,
         evicted=evicted,
         by_layer=kv.manager.figures.message(),
-        **(_lookahead(done.ahead) if done.ahead is not None else {}),
+        **(lookahead_ranks(done.ahead.distance, done.ahead.ranks.cpu()) if done.ahead is not None else {}),
     )
 
 
-def _lookahead(ahead: LookaheadPass) -> dict[str, npt.NDArray[np.int32]]:
-    """The ranks of each distance, and -1 for layers that look ahead at another one."""
-    distance = torch.tensor(ahead.distance)[:, None, None, None]
+def lookahead_ranks(distances: list[int], ranks: torch.Tensor) -> dict[str, npt.NDArray[np.int32]]:
+    """The `ranks` [layers, B, Hkv, width] of each distance as a step has them, -1 for layers that have another one."""
+    distance = torch.tensor(distances)[:, None, None, None]
     found = {}
-    for early in sorted({early for layer, early in enumerate(ahead.distance) if 0 < early <= layer}):
-        ranks = torch.where(distance == early, ahead.ranks.cpu(), -1)
-        found[f"lookahead_{early}"] = ranks.transpose(0, 1).reshape(-1, ranks.shape[-1]).numpy()
+    for early in sorted({early for layer, early in enumerate(distances) if 0 < early <= layer}):
+        mine = torch.where(distance == early, ranks, -1)
+        found[f"lookahead_{early}"] = mine.transpose(0, 1).reshape(-1, mine.shape[-1]).numpy()
     return found
 
 

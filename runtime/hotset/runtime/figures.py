@@ -60,6 +60,7 @@ class LayerFigures:
         self._layers = state.lanes // kv_heads
         self.now = torch.zeros(len(LayerFigure), self._layers, dtype=torch.int64, device=state.page_of.device)
         self._cause = torch.zeros(state.slots + 1, dtype=torch.int32, device=self.now.device)  # the last is for pads
+        self._first = torch.zeros_like(self._cause)
         self._open = torch.zeros(len(Cause), self._layers, dtype=torch.int64, device=self.now.device)
 
     def begin_step(self) -> None:
@@ -84,11 +85,13 @@ class LayerFigures:
 
     def used(self, layer: int, slots: torch.Tensor) -> None:
         """Pages in `slots` ([n], -1 pads, repeats allowed) were selected for the first time since a prefetch."""
-        mine = torch.zeros_like(self._cause)
-        mine[torch.where(slots >= 0, slots, self._state.slots).long()] = 1
-        mine[-1] = 0
+        place = torch.where(slots >= 0, slots, self._state.slots).long()
+        entry = torch.arange(slots.numel(), dtype=torch.int32, device=slots.device)
+        # Of entries that repeat, whichever is written last stands for all.
+        self._first.scatter_(0, place, entry)
+        once, why = (self._first[place] == entry) & (slots >= 0), self._cause[place]
         for cause in Cause:
-            count = (mine * (self._cause == cause)).sum()
+            count = (once & (why == cause)).sum()
             self.now[_USED[cause], layer] += count
             self._open[cause, layer] -= count
 

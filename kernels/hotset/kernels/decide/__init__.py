@@ -87,6 +87,11 @@ def rescue(state: ResidencyState, pages: torch.Tensor, values: torch.Tensor) -> 
     """
     require_tensor("pages", pages, (None,), torch.int32, like=state.slot_of)
     require_tensor("values", values, tuple(pages.shape), torch.float32, like=pages)
+    if use_kernel(pages) and pages.numel():
+        from hotset.kernels.decide import kernel
+
+        kernel.rescue(state, pages, values)
+        return
     reference.rescue(state, pages, values)
 
 

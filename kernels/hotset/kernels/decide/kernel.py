@@ -10,10 +10,13 @@ import triton.language as tl
 
 from hotset.kernels.dispatch import next_power_of_two
 from hotset.kernels.state import FILLING as _FILLING
+from hotset.kernels.state import LIVE as _LIVE
+from hotset.kernels.state import RESERVED as _RESERVED
 from hotset.kernels.state import ResidencyState
 from hotset.protos import lookahead as spec
 
 FILLING, PROTECTED = tl.constexpr(_FILLING), tl.constexpr(spec.PROTECTED)
+LIVE, RESERVED = tl.constexpr(_LIVE), tl.constexpr(_RESERVED)
 UNUSED, USED = tl.constexpr(spec.VALUE_UNUSED), tl.constexpr(spec.VALUE_USED)
 CHUNK = tl.constexpr(32)
 BLOCK = 256
@@ -61,6 +64,18 @@ def _write(
     tl.store(value_until + slot, tl.load(tick) + ticks, mask=good)
 
 
+@triton.jit(do_not_specialize=["total", "page_count"])
+def _rescue(pages, values, slot_of, kind, total, page_count, BLOCK: tl.constexpr):
+    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    page = tl.load(pages + n, mask=n < total, other=-1)
+    value = tl.load(values + n, mask=n < total, other=0.0)
+    inside = (page >= 0) & (page < page_count) & (tl.abs(value) < float("inf"))
+    slot = tl.load(slot_of + page, mask=inside, other=-1)
+    there = slot >= 0
+    # Two entries of one page write the same.
+    tl.store(kind + slot, LIVE, mask=there & (tl.load(kind + slot, mask=there, other=0) == RESERVED))
+
+
 def join_candidates(ranked: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
     """Arguments as checked by the public function."""
     batch, heads, n = recent.shape
@@ -91,3 +106,10 @@ def write_values(state: ResidencyState, pages: torch.Tensor, values: torch.Tenso
         pages, values, state.slot_of, state.state, state.value, state.value_until, state.tick, pages.numel(),
         state.slot_of.numel(), steps * state.ticks_per_step, BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
+
+
+def rescue(state: ResidencyState, pages: torch.Tensor, values: torch.Tensor) -> None:
+    """Arguments as checked by the public function."""
+    _rescue[(triton.cdiv(pages.numel(), BLOCK),)](
+        pages, values, state.slot_of, state.state, pages.numel(), state.slot_of.numel(), BLOCK=BLOCK, num_warps=4
+    )

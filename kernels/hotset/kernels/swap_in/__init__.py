@@ -7,7 +7,7 @@ import torch
 from hotset.kernels.dispatch import require, require_tensor, use_kernel
 from hotset.kernels.swap_in import reference
 
-__all__ = ["SMS", "rows_of", "swap_in"]
+__all__ = ["SMS", "rows_of", "stamp", "swap_in"]
 
 SMS = 8
 """Streaming multiprocessors that a copy may hold; fewer leave more to what runs beside it."""
@@ -23,6 +23,7 @@ def swap_in(
     frame_of: torch.Tensor | None = None,
     sms: int = SMS,
     clock: torch.Tensor | None = None,
+    early: bool = True,
 ) -> None:
     """Copy row `src_index[i]` of `src` to row `dst_index[i]` of `dst` for every i below `count`.
 
@@ -32,7 +33,7 @@ def swap_in(
     Entries whose source or destination is negative are skipped; destinations must be distinct. Nothing waits
     for the host, so a captured graph may hold it. The same op seals (device to pinned) and prefetches.
     `clock` ([2] int64, zeros): on CUDA, when anything is copied, the GPU's time in nanoseconds at which the copy began
-    and ended is written there.
+    and ended is written there. `early`: it may be launched while its predecessor on the stream still runs.
     Raises ValueError on arguments that do not fit.
     """
     _require_rows("src", src)
@@ -54,9 +55,21 @@ def swap_in(
         _require_reachable("dst", dst, src_index)
         from hotset.kernels.swap_in import kernel
 
-        kernel.launch(src, dst, src_index, dst_index, count, frame_of, sms, clock)
+        kernel.launch(src, dst, src_index, dst_index, count, frame_of, sms, clock, early)
     else:
         reference.swap_in(src, dst, src_index, dst_index, count, frame_of)
+
+
+def stamp(when: torch.Tensor) -> None:
+    """On CUDA, write the time that `clock` of swap_in has to `when` ([1] int64), in stream order.
+
+    Raises ValueError on a tensor that does not fit.
+    """
+    require_tensor("when", when, (1,), torch.int64)
+    if use_kernel(when):
+        from hotset.kernels.swap_in import kernel
+
+        kernel.stamp(when)
 
 
 def rows_of(pool: torch.Tensor) -> torch.Tensor:

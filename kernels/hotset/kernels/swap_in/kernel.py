@@ -71,6 +71,17 @@ def _swap_in(
             tl.atomic_max(clock + 1, globaltimer(), sem="relaxed")
 
 
+@triton.jit
+def _stamp(when, TIMED: tl.constexpr):
+    if TIMED:
+        tl.store(when, globaltimer())
+
+
+def stamp(when: torch.Tensor) -> None:
+    """Arguments as checked by the public function."""
+    _stamp[(1,)](when, TIMED=not triton.knobs.runtime.interpret, num_warps=1)
+
+
 def launch(
     src: torch.Tensor,
     dst: torch.Tensor,
@@ -80,12 +91,13 @@ def launch(
     frame_of: torch.Tensor | None,
     sms: int,
     clock: torch.Tensor | None,
+    early: bool,
 ) -> None:
     """Arguments as checked by the public function."""
     row = src.shape[1]
     aligned = (row | src.data_ptr() | dst.data_ptr()) % 16 == 0
     element, wide = (torch.int64, 2) if aligned else (torch.int32, 1)
-    early = dependent_launch(src_index)
+    early = early and dependent_launch(src_index)
     _swap_in[(sms,)](
         src.view(element), dst.view(element), src_index, dst_index, count,
         src_index if frame_of is None else frame_of, src_index if clock is None else clock, src_index.numel(),

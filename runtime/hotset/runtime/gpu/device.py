@@ -23,6 +23,9 @@ class Stream(Enum):
     DEMAND = "demand"
     """The stream that the model computes on: residency ops, swap-in, attention."""
     PREFETCH = "prefetch"
+    AHEAD = "ahead"
+    """Prefetches that a step begins for its own later layers. They fork from the demand stream and join it again, so
+    that a captured graph holds them; nothing else runs on it, as whatever did would be captured as well."""
     WRITE_BACK = "write-back"
     EVENTS = "events"
     """Copies of what a step tells leave on it."""

@@ -6,16 +6,17 @@ import torch
 
 from hotset.runtime.generation import Generation
 from hotset.runtime.gpu.device import Device
+from hotset.runtime.lookahead.book import Clocks, FeatureBook
 from hotset.runtime.selectors import Batch
 
-_ROWS = 7
+_ROWS = 10
 
 
 class StepInputs:
     """Buffers for `rows` rows with page tables of `width` groups. A padded row has no page, no tail, no token to read.
 
     `tokens` and `positions` are [rows, 1]; `tails` (group of the tail, -1 if padded), `offsets` (place of the new token
-    in it) and `last` (tokens in it, the new one included) are [rows]; all int32.
+    in it) and `last` (tokens in it, the new one included) are [rows]; all int32. `clocks` are those of a FeatureBook.
     """
 
     def __init__(self, device: Device, rows: int, width: int, page_size: int) -> None:
@@ -24,12 +25,13 @@ class StepInputs:
         self._table = device.pinned((rows, width), torch.int32).fill_(-1)
         self._on_device = torch.zeros(_ROWS, rows, dtype=torch.int32, device=device.place)
         groups = torch.full((rows, width), -1, dtype=torch.int32, device=device.place)
-        tokens, positions, pages, lengths, self.tails, self.offsets, self.last = self._on_device
+        tokens, positions, pages, lengths, self.tails, self.offsets, self.last, *clocks = self._on_device
+        self.clocks = Clocks(*clocks)
         self.tokens, self.positions = tokens[:, None], positions[:, None]
         self.batch = Batch(groups, pages, lengths)
         self._held: list[tuple[int, int]] = [(-1, 0)] * rows
 
-    def fill(self, batch: list[Generation]) -> None:
+    def fill(self, batch: list[Generation], book: FeatureBook | None = None) -> None:
         """Take the rows of a step; nothing may still read those of the step before."""
         small = self._small.numpy()
         small[:] = 0
@@ -38,7 +40,9 @@ class StepInputs:
             sequence = generation.sequence
             offset = (sequence.length - 1) % self._page_size
             count, length = len(sequence.groups), sequence.length
-            small[:, row] = (generation.tokens[-1], length - 1, count, length, sequence.groups[-1], offset, offset + 1)
+            small[:7, row] = (generation.tokens[-1], length - 1, count, length, sequence.groups[-1], offset, offset + 1)
+        if book is not None:
+            small[7:] = book.clocks([g.sequence for g in batch], rows=small.shape[1])
         self._on_device.copy_(self._small, non_blocking=True)
         if self._fill_table(batch):
             self.batch.groups.copy_(self._table, non_blocking=True)

@@ -9,8 +9,10 @@ from hotset.kernels.attend import attend
 from hotset.kernels.record import Accessed
 from hotset.kernels.resolve import Resolved
 from hotset.kernels.select import select_scored, selected_places
+from hotset.protos.messages import AccessFlag
 from hotset.runtime.gpu.inputs import StepInputs
 from hotset.runtime.gpu.residency import DeviceResidency
+from hotset.runtime.lookahead import Lookahead, LookaheadPass
 from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.selectors import Selector
 
@@ -18,8 +20,9 @@ from hotset.runtime.selectors import Selector
 class DevicePass:
     """See Pass. Padded rows write nothing and give zeros. What layers leave stays here until the step is recorded."""
 
-    def __init__(self, kv: PagedKV, selector: Selector, inputs: StepInputs) -> None:
+    def __init__(self, kv: PagedKV, selector: Selector, inputs: StepInputs, ahead: Lookahead | None = None) -> None:
         self.kv, self.selector, self.inputs = kv, selector, inputs
+        self.ahead = None if ahead is None else LookaheadPass(ahead, inputs.batch, inputs.clocks)
         self.ids: list[torch.Tensor] = []
         self.scores: list[torch.Tensor] = []
         self.resolved: list[Resolved] = []
@@ -48,7 +51,10 @@ class DevicePass:
             page_size=self.kv.page_size, layer=layer, lanes=self.kv.lanes,
         )  # fmt: skip
         slots = self._slots(layer, pages)
-        return attend(query, self.manager.rows, slots, valid, scale=scale)[:, None]
+        out = attend(query, self.manager.rows, slots, valid, scale=scale)[:, None]
+        if self.ahead is not None:
+            self.ahead.settle(layer, ids, self.scores[-1], self._selected(ids))
+        return out
 
     def accessed(self) -> Accessed:
         """Everything that the layers accessed, for kernels.record."""
@@ -69,6 +75,10 @@ class DevicePass:
         self.ids.append(ids)
         self.scores.append(scores)
         return ids
+
+    def _selected(self, ids: torch.Tensor) -> torch.Tensor:
+        chosen = torch.arange(ids.shape[2], device=ids.device) < self.kv.config.selected
+        return ((ids >= 0) & chosen).to(torch.uint8) * int(AccessFlag.SELECTED)
 
     def _slots(self, layer: int, pages: torch.Tensor) -> torch.Tensor:
         resolved = self.manager.resolve_layer(pages.flatten(), layer)

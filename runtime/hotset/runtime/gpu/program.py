@@ -41,6 +41,7 @@ class Program:
         self.inputs, self.captures = inputs, captures
         self._device, self._make, self._compute = device, make, compute
         self._passes = 0
+        self._shape: object = None
         self._replay: Callable[[], Outcome] | None = None
 
     @property
@@ -48,8 +49,13 @@ class Program:
         """Whether the pass is replayed from a graph."""
         return self._replay is not None
 
-    def __call__(self) -> Outcome:
-        """One pass over what `inputs` holds; the host does not wait for it."""
+    def __call__(self, shape: object = None) -> Outcome:
+        """One pass over what `inputs` holds; the host does not wait for it.
+
+        A graph holds for one `shape` of what the pass does beside the model; with another one it is made anew.
+        """
+        if shape != self._shape:
+            self._shape, self._passes, self._replay = shape, 0, None
         if self._replay is None and self.captures and self._passes >= WARM_UPS:
             self._capture()
         self._passes += 1

@@ -8,7 +8,7 @@ Page ids that the host has (a tail's, a plan's) come as CPU tensors; those of a 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -25,18 +25,15 @@ from hotset.kernels.resolve import Resolved, resolve
 from hotset.kernels.state import FREE, LIVE, PINNED
 from hotset.kernels.swap_in import rows_of, swap_in
 from hotset.protos.heat import DECAY
+from hotset.runtime.figures import Cause
+from hotset.runtime.gpu.ahead import AheadFlights
+from hotset.runtime.gpu.answers import PlanAnswers, Tell
 from hotset.runtime.gpu.backing import DeviceBacking
 from hotset.runtime.gpu.changes import Changes, split_changes
-from hotset.runtime.gpu.device import Device, Event, Stream
+from hotset.runtime.gpu.counts import BEGUN, COUNTS, DEMAND_PAGES, LINK_NS, PLAN, STALL_NS, WASTED, add_counts
+from hotset.runtime.gpu.device import Device, Stream
 from hotset.runtime.gpu.prefetch import DevicePrefetcher, copy_engine_wins
 from hotset.runtime.residency import Int32, ResidencyManager
-
-DEMAND_PAGES, STALL_NS, WASTED = 3, 4, 5
-PLAN = slice(6, 7 + len(PLAN_REASONS))
-BEGUN = slice(PLAN.stop, PLAN.stop + 1 + len(PREFETCH_REASONS))
-COUNTS = BEGUN.stop
-"""Words of `counts`: accesses, hits and prefetched hits (kernels.record), then these, all cumulative."""
-Tell = Callable[[int, Counter[str]], None]
 
 
 class DeviceResidency(ResidencyManager):
@@ -67,8 +64,11 @@ class DeviceResidency(ResidencyManager):
         """Tokens of the forward pass that a prefetch begun now would overlap."""
         self._bytes = rows_of(self.rows)
         self._flights = DevicePrefetcher(device, backing, self.rows)
+        self.ahead: AheadFlights | None = None
+        self.link_seconds = 0.0
+        """that copies of misses and of prefetches begun inside steps took"""
         self._changes = Changes(self.state)
-        self._told: list[tuple[Event, torch.Tensor, int, Tell]] = []
+        self._answers = PlanAnswers(device)
         self._generation = [0] * groups
         self._tails: set[int] = set()
         self._held = self._tick = 0
@@ -178,9 +178,11 @@ class DeviceResidency(ResidencyManager):
         self.pass_tokens = tokens
 
     def make_way(self, slots: int) -> None:
-        """Before `slots` slots are needed at once: end all flights if those that they hold might be missing."""
+        """Before a layer or a tail needs `slots` at once: end all flights if those that they hold might be missing."""
         if self.hot_slots() - self._flights.filling < slots:
             self.commit_prefetches(wait=True)
+        if self.ahead is not None:
+            self.ahead.open_room(self.hot_slots() - self._flights.filling - slots)
 
     def _ensure_evictable(self, count: int) -> None:
         if self.state.slots - self._pinned_slots < count:
@@ -192,12 +194,17 @@ class DeviceResidency(ResidencyManager):
         """See ResidencyManager. What was written back may be evicted and read again from here on."""
         self.backing.host.await_writes(Stream.DEMAND)
         self._open_tick()
+        if self.ahead is not None:
+            self.figures.begin_step()
         self.commit_prefetches()
-        self._tell()
+        self._answers.deliver()
 
     def end_step(self) -> None:
-        """See ResidencyManager. Figures by layer are the CPU backend's so far."""
-        reclaim(self.state, low=self.low, high=self.high, policy=self.policy)
+        """See ResidencyManager. A step that begins prefetches takes their victims from a reserve twice as large."""
+        wide = 1 + (self.ahead is not None and self.ahead.fetches)
+        reclaim(self.state, low=wide * self.low, high=min(self.state.slots, wide * self.high), policy=self.policy)
+        if self.ahead is not None:
+            self.figures.end_step()
         self._open_tick()
 
     def _open_tick(self) -> None:
@@ -220,6 +227,8 @@ class DeviceResidency(ResidencyManager):
 
     def resolve_layer(self, pages: torch.Tensor, layer: int = 0) -> Resolved:
         """Slots and data for the `pages` ([N] int32) of a layer. A captured graph may hold it, unless `eager`."""
+        if self.ahead is not None:
+            self.ahead.settle(layer)
         done = resolve(self.state, pages, self.policy, advance=True)
         swap_in(
             self.backing.host.bytes, self._bytes, done.miss_pages, done.miss_slots, done.miss_count,
@@ -227,6 +236,8 @@ class DeviceResidency(ResidencyManager):
         )  # fmt: skip
         if self.eager:
             self._read_disk(done)
+        if self.ahead is not None:
+            self.figures.used(layer, torch.where(done.prefetched, done.slots, -1))
         return done
 
     def _read_disk(self, done: Resolved) -> None:
@@ -250,9 +261,13 @@ class DeviceResidency(ResidencyManager):
         """Behind a whole step: add up its misses and stalls. `misses` holds `miss_count` of each layer."""
         self._tick += len(misses)
         self._tick_open = False
-        self.counts[DEMAND_PAGES] += torch.stack(list(misses)).sum()
-        self.counts[STALL_NS] += (self.clock[:, 1] - self.clock[:, 0]).clamp(min=0).sum()
+        missed, stalls = torch.stack(list(misses)).flatten(), (self.clock[:, 1] - self.clock[:, 0]).clamp(min=0)
+        self.counts[DEMAND_PAGES] += missed.sum()
+        self.counts[STALL_NS] += stalls.sum()
+        self.counts[LINK_NS] += stalls.sum()
         self.clock.zero_()
+        if self.ahead is not None:
+            self.ahead.count(missed, stalls)
 
     def record(self, step: Accessed, out: Recorded | None) -> None:
         """Behind a whole step: its heat and its accesses, which also go to `out`."""
@@ -305,10 +320,7 @@ class DeviceResidency(ResidencyManager):
         if prefetch[0].numel():
             begun, unknown = self._begin(*prefetch)
             counts.append(begun)
-        joined = torch.cat(counts)
-        there = self.device.pinned(tuple(joined.shape), torch.int64)
-        there.copy_(joined, non_blocking=True)
-        self._told.append((self.device.mark(Stream.DEMAND), there, unknown, tell))
+        self._answers.expect(torch.cat(counts), unknown, tell)
 
     def _apply(
         self, pages: torch.Tensor, generations: torch.Tensor, values: torch.Tensor, epoch_tick: int, until_tick: int
@@ -332,10 +344,21 @@ class DeviceResidency(ResidencyManager):
         entries = self._ids(pages[stored]), self._ids(generations[stored])
         begun, slots, counts = begin_prefetch(self.state, *entries, keep=self.low)
         self.counts[BEGUN] += counts
+        if self.ahead is not None:
+            self.figures.begun(Cause.PLAN, begun, slots)
         fresh = self.state.generation[begun.clamp(min=0).long() // self.lanes].long()
         staged = self.eager or copy_engine_wins(self.pass_tokens)
         self._flights.start(begun, slots, fresh, counts[:1].to(torch.int32), staged=staged)
         return counts, unknown
+
+    def look_ahead(self, *, fetches: bool) -> None:
+        """Steps look ahead from now on, and begin prefetches if `fetches`; figures by layer are kept."""
+        self.ahead = AheadFlights(self, fetches=fetches)
+
+    def prefetch_ahead(self, pages: torch.Tensor, layer: int, wanted: torch.Tensor) -> None:
+        """See ResidencyManager. A captured graph may hold it."""
+        assert self.ahead is not None, "look_ahead comes first"
+        self.ahead.start(pages, layer, wanted)
 
     def commit_prefetches(self, *, wait: bool = False) -> None:
         """See ResidencyManager. `wait`: the demand stream waits for the copies; the host only for those it stages."""
@@ -343,31 +366,15 @@ class DeviceResidency(ResidencyManager):
             visible = commit_prefetch(self.state, flight.pages, flight.slots, flight.generations)
             self.counts[WASTED] += ((flight.pages >= 0) & ~visible).sum()
 
-    def _tell(self) -> None:
-        while self._told and self._told[0][0].query():
-            _, there, unknown, tell = self._told.pop(0)
-            plan, begun = there[: 1 + len(PLAN_REASONS)].tolist(), there[1 + len(PLAN_REASONS) :].tolist()
-            rejected = Counter(dict(zip(PLAN_REASONS, plan[1:], strict=True)))
-            if begun:
-                rejected += Counter(dict(zip(PREFETCH_REASONS, begun[1:], strict=True)))
-            tell(plan[0] + sum(begun[:1]), rejected + Counter(not_stored=unknown))
-
     # What the device has counted.
 
     def read_counts(self, counts: list[int]) -> None:
         """Bring `moved` up to date with a copy of `counts`."""
-        moved, new = self.moved, [now - then for now, then in zip(counts, self._seen, strict=True)]
+        new = [now - then for now, then in zip(counts, self._seen, strict=True)]
         self._seen = counts
-        moved.accesses += new[0]
-        moved.hits += new[1]
-        moved.prefetched_hits += new[2]
-        moved.demand_pages += new[DEMAND_PAGES]
-        moved.prefetch_wasted += new[WASTED]
-        moved.entries_applied += new[PLAN][0]
-        moved.prefetch_pages += new[BEGUN][0]
+        add_counts(self.moved, new)
         self._stall += new[STALL_NS] * 1e-9
-        for reasons, part in ((PLAN_REASONS, PLAN), (PREFETCH_REASONS, BEGUN)):
-            moved.entries_rejected.update({r: n for r, n in zip(reasons, new[part][1:], strict=True) if n})
+        self.link_seconds += new[LINK_NS] * 1e-9
 
     def forget_changes(self) -> None:
         """See ResidencyManager. What a step publishes comes from the slots, not from the log of evictions."""
@@ -396,5 +403,5 @@ class DeviceResidency(ResidencyManager):
         self._flights.close()
         self.device.synchronize()
         self.read_counts(self.counts.tolist())
-        self._tell()
+        self._answers.deliver()
         super().close()

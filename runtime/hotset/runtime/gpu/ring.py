@@ -13,15 +13,18 @@ from __future__ import annotations
 from queue import Empty, SimpleQueue
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hotset.kernels.record import Recorded
 from hotset.kernels.state import FREE, RESERVED
-from hotset.protos.messages import Step, StepStats
+from hotset.protos.messages import LayerFigure, Step, StepStats
+from hotset.runtime.events import lookahead_ranks
 from hotset.runtime.gpu.changes import Changes, split_changes
+from hotset.runtime.gpu.counts import BEGUN, COUNTS, DEMAND_PAGES, STALL_NS
 from hotset.runtime.gpu.device import Device, Event, Stream
 from hotset.runtime.gpu.passes import DevicePass
-from hotset.runtime.gpu.residency import BEGUN, COUNTS, DEMAND_PAGES, STALL_NS, DeviceResidency
+from hotset.runtime.gpu.residency import DeviceResidency
 from hotset.runtime.groups import Sequence
 from hotset.runtime.paged_kv import PagedKV
 
@@ -60,9 +63,9 @@ class EventRing:
         told.begin(sequences, done)
         return told
 
-    def leave(self, told: Told) -> None:
-        """Behind the step's work on the demand stream: counts and slots join the record, and its copies start."""
-        told.start(self.manager)
+    def leave(self, told: Told, done: DevicePass) -> None:
+        """Behind the step's work on the demand stream: counts, slots and ranks join the record, its copies start."""
+        told.start(self.manager, done)
 
     def give_back(self, told: Told) -> None:
         """The record can serve another step."""
@@ -78,6 +81,7 @@ class Told:
         self._host: list[torch.Tensor] = []
         self._room: tuple[int, ...] = ()
         self._most = 0
+        self._distance: list[int] | None = None
 
     @property
     def _device(self) -> Device:
@@ -87,26 +91,31 @@ class Told:
         """Make room for the accesses of a step."""
         kv = self._ring.kv
         rows, n = done.ids[0].shape[0], done.ids[0].shape[2]
-        room = (rows, kv.shape.layers, kv.shape.kv_heads, n)
+        room, figures = (rows, kv.shape.layers, kv.shape.kv_heads, n), self._ring.manager.figures.now.numel()
         if room != self._room:
             place, pages = self._device.place, rows * kv.shape.layers * kv.shape.kv_heads * kv.config.selected
             self._most = min(self._ring.manager.state.slots, pages + SPARE)
             self.recorded = Recorded(
                 *(torch.empty(room, dtype=d, device=place) for d in (torch.int32, torch.uint8, torch.uint8))
             )
-            kinds = ((room, torch.int32), (room, torch.uint8), (room, torch.uint8), ((3 + COUNTS,), torch.int64),
-                     ((self._most,), torch.int32), ((self._most,), torch.int32))  # fmt: skip
+            numbers, slots = (3 + COUNTS + figures,), (self._most,)
+            kinds = ((room, torch.int32), (room, torch.uint8), (room, torch.uint8), (numbers, torch.int64),
+                     (slots, torch.int32), (slots, torch.int32))  # fmt: skip
             self._host = [self._device.pinned(shape, dtype) for shape, dtype in kinds]
+            if done.ahead is not None:
+                self._host.append(self._device.pinned(tuple(done.ahead.ranks.shape), torch.int32))
             self._room = room
         self._sequences = sequences
 
-    def start(self, manager: DeviceResidency) -> None:
+    def start(self, manager: DeviceResidency, done: DevicePass) -> None:
         """Copy everything to the host, on the events stream."""
         device, state = self._device, manager.state
         levels = torch.stack([(state.state == kind).sum() for kind in (RESERVED, FREE)])
         changed = self._ring.changes.look(self._most)
-        numbers = torch.cat((changed.slots, levels, manager.counts))
-        parts = (*vars(self.recorded).values(), numbers, changed.lost, changed.gained)
+        numbers = torch.cat((changed.slots, levels, manager.counts, manager.figures.now.flatten()))
+        # The next step writes the ranks anew, and its copies may begin before ours have left.
+        self._distance, ranks = (done.ahead.distance, [done.ahead.ranks.clone()]) if done.ahead else (None, [])
+        parts = (*vars(self.recorded).values(), numbers, changed.lost, changed.gained, *ranks)
         device.wait(Stream.EVENTS, device.mark(Stream.DEMAND))
         with device.on(Stream.EVENTS):
             for source, target in zip(parts, self._host, strict=True):
@@ -152,11 +161,20 @@ class Told:
             new_generation=np.array([v for _, _, v in self._new], "<u4"),
             loaded=loaded,
             evicted=evicted,
+            **self._inside(),
         )
+
+    def _inside(self) -> dict[str, npt.NDArray[np.int32]]:
+        """Of a step that looked ahead: its figures by layer, and the ranks."""
+        if self._distance is None:
+            return {}
+        figures = self._host[3][3 + COUNTS :].view(len(LayerFigure), -1).to(torch.int32, copy=True).numpy()
+        ranks = self._host[6][:, : self._sequences].clone()
+        return {"by_layer": figures, **lookahead_ranks(self._distance, ranks)}
 
     def _completed(self, numbers: list[int]) -> StepStats:
         """The stats, with what the device has counted since the last message."""
-        _, reserve, free, *counts = numbers
+        _, reserve, free, *counts = numbers[: 3 + COUNTS]
         new = [now - then for now, then in zip(counts, self._ring.counts, strict=True)]
         self._ring.counts = counts
         prefetched = new[BEGUN][0]

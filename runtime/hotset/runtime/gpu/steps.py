@@ -22,6 +22,7 @@ from hotset.runtime.gpu.ring import EventRing, Told
 from hotset.runtime.groups import Sequence
 from hotset.runtime.huggingface import Forward
 from hotset.runtime.link.control import Published
+from hotset.runtime.lookahead import Lookahead
 from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.passes import DecodePass
 from hotset.runtime.selectors import Selector
@@ -45,12 +46,16 @@ def table_width(groups: int) -> int:
 class DeviceSteps:
     """See Steps. `graphs` False runs every pass as it is, for the same tokens."""
 
-    def __init__(self, kv: PagedKV, forward: Forward, selector: Selector, *, graphs: bool = True) -> None:
+    def __init__(
+        self, kv: PagedKV, forward: Forward, selector: Selector, ahead: Lookahead | None = None, *, graphs: bool = True
+    ) -> None:
         assert isinstance(kv.manager, DeviceResidency)
         assert kv.device is not None
         self.kv, self.manager, self.device = kv, kv.manager, kv.device
         self.last: DecodePass | None = None
-        self._forward, self._selector = forward, selector
+        self._forward, self._selector, self._ahead = forward, selector, ahead
+        if ahead is not None:
+            self.manager.look_ahead(fetches=kv.config.lookahead_prefetch != "off")
         self._captures = graphs and selector.capturable and not self.manager.eager
         self.programs: dict[tuple[int, int], Program] = {}
         self.ring = EventRing(kv)
@@ -61,10 +66,13 @@ class DeviceSteps:
     def run(self, batch: list[Generation], safe_point: SafePoint, *, epoch: int, tell: bool) -> list[int]:
         """See Steps."""
         safe_point()
+        if self._ahead is not None:
+            self._ahead.settings.begin_step(epoch)
         program = self._program(batch)
-        program.inputs.fill(batch)
-        self.manager.make_way(len(batch) * self.kv.shape.kv_heads * self.kv.config.selected)
-        outcome = program()
+        program.inputs.fill(batch, self._ahead.book if self._ahead else None)
+        needed = len(batch) * self.kv.shape.kv_heads * self.kv.config.selected
+        self.manager.make_way(needed)
+        outcome = program(self._ahead.shape if self._ahead else None)
         answer = self.device.pinned(tuple(outcome.answer.shape), torch.int64)
         answer.copy_(outcome.answer, non_blocking=True)
         arrived = self.device.mark(Stream.DEMAND)
@@ -103,7 +111,7 @@ class DeviceSteps:
         return self.programs[shape]
 
     def _make(self, inputs: StepInputs) -> DevicePass:
-        return DevicePass(self.kv, self._selector, inputs)
+        return DevicePass(self.kv, self._selector, inputs, self._ahead)
 
     def _behind(self, done: DevicePass, batch: list[Generation], tell: bool) -> None:
         """Launch what the next step needs of this one."""
@@ -117,7 +125,7 @@ class DeviceSteps:
         self.manager.fold()
         self.manager.end_step()
         if self._told is not None:
-            self.ring.leave(self._told)
+            self.ring.leave(self._told, done)
         else:
             self.manager.forget_changes()
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from hotset.kernels.page_features import PageFeatures, Place, lookahead_columns, observe, page_columns
@@ -11,49 +15,56 @@ from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.selectors import Batch
 
 
+class Clocks(NamedTuple):
+    """Where the sequences of a step stand, [B] int32 each."""
+
+    rows: torch.Tensor  # of each sequence in the book, all different
+    steps: torch.Tensor  # that the coming step is for each
+    first: torch.Tensor  # 1 for sequences of which no step has been observed yet, else 0
+
+
 class FeatureBook:
     """16 bytes a physical page, and for each lane of `max_sequences` sequences 20 bytes and 8 a ranked page.
 
     A sequence counts its own steps, so that a page's age is what the trainer sees in the log. One that shares pages
-    with an older one goes on counting from there (`Sequence.clock`).
+    with an older one goes on counting from there (`Sequence.clock`). `spare` rows are for those of a batch that are
+    padded.
     """
 
-    def __init__(self, kv: PagedKV, ranks: int) -> None:
-        self.kv = kv
+    def __init__(self, kv: PagedKV, ranks: int, *, spare: int = 0) -> None:
+        self.kv, self._spare = kv, spare
         self.state = PageFeatures.create(
-            groups=len(kv.groups.references), lanes=kv.lanes, sequences=kv.config.max_sequences, ranks=ranks,
+            groups=len(kv.groups.references), lanes=kv.lanes, sequences=kv.config.max_sequences + spare, ranks=ranks,
             selected=kv.config.selected, device=kv.manager.rows.device,
         )  # fmt: skip
         kv.on_freed = self.forget_groups
         self._rows: dict[int, int] = {}
         self._free = list(range(kv.config.max_sequences - 1, -1, -1))
 
-    def page(self, sequences: list[Sequence], batch: Batch, known: torch.Tensor) -> FeaturePage:
-        """What the coming step of `sequences` reads and writes; they had `known` pages ([B] int32) before it."""
+    def clocks(self, sequences: list[Sequence], *, rows: int) -> npt.NDArray[np.int32]:
+        """The Clocks, [3, rows], of a step of `sequences`, on the host; rows behind them are padded."""
         self._keep_open()
-        device = batch.groups.device
-        rows = [self._row(s.id) for s in sequences]
-        steps = [s.clock + s.step for s in sequences]
-        return FeaturePage(
-            self,
-            batch,
-            known,
-            torch.tensor(rows, dtype=torch.int32, device=device),
-            torch.tensor(steps, dtype=torch.int32, device=device),
-            torch.tensor([s.step == 0 for s in sequences], device=device),
-        )
+        found = np.zeros((3, rows), np.int32)
+        found[0] = self.kv.config.max_sequences + np.arange(rows)
+        for row, sequence in enumerate(sequences):
+            found[:, row] = self._row(sequence.id), sequence.clock + sequence.step, sequence.step == 0
+        return found
 
     def forget_groups(self, groups: list[int]) -> None:
         """These groups are free: whoever gets them next starts from nothing."""
         if groups:
-            self.state.forget_groups(torch.tensor(groups, device=self.state.words.device))
+            self.state.forget_groups(self._there(groups))
 
     def _keep_open(self) -> None:
         gone = [sequence for sequence in self._rows if sequence not in self.kv.sequences]
         if gone:
             rows = [self._rows.pop(sequence) for sequence in gone]
             self._free += rows
-            self.state.forget_rows(torch.tensor(rows, device=self.state.view.device))
+            self.state.forget_rows(self._there(rows))
+
+    def _there(self, numbers: list[int]) -> torch.Tensor:
+        found = torch.tensor(numbers)
+        return found if self.kv.device is None else self.kv.device.upload(found)
 
     def _row(self, sequence: int) -> int:
         if sequence not in self._rows:
@@ -62,21 +73,13 @@ class FeatureBook:
 
 
 class FeaturePage:
-    """One step's view of the book."""
+    """What one step of a batch reads and writes in the book; it had `known` pages ([B] int32) before."""
 
-    def __init__(
-        self,
-        book: FeatureBook,
-        batch: Batch,
-        known: torch.Tensor,
-        rows: torch.Tensor,
-        steps: torch.Tensor,
-        first: torch.Tensor,
-    ) -> None:
+    def __init__(self, book: FeatureBook, batch: Batch, known: torch.Tensor, clocks: Clocks) -> None:
         self._state, self._heads, self._batch = book.state, book.kv.shape.kv_heads, batch
         self._known = known
-        self._rows, self._now, self._before = rows, steps, steps - 1
-        self.first = first
+        self._rows, self._now, self._before = clocks.rows, clocks.steps, clocks.steps - 1
+        self.first = clocks.first > 0
         """[B] bool, sequences of which no step has been observed yet"""
 
     def ranked(self, layer: int, ranks: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ as layer l has selected: observe it; next-use head(features) -> values of its ca
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,10 +18,12 @@ from hotset.kernels.decide import decide, rescue, write_values
 from hotset.kernels.forest import forest
 from hotset.kernels.select import physical_pages
 from hotset.protos.device_features import DEVICE_FEATURES_HASH, PAGE_FEATURES_HASH
+from hotset.protos.errors import ConfigError
 from hotset.protos.messages import InStep, LayerFigure, Model
 from hotset.protos.messages import Lookahead as Steer
+from hotset.runtime.gpu.residency import DeviceResidency
 from hotset.runtime.groups import Sequence
-from hotset.runtime.lookahead.book import FeatureBook
+from hotset.runtime.lookahead.book import Clocks, FeatureBook, FeaturePage
 from hotset.runtime.lookahead.estimate import QueryEstimate
 from hotset.runtime.lookahead.model import DeviceHeads
 from hotset.runtime.lookahead.price import LinkPrice
@@ -35,16 +38,18 @@ _ONE_STEP = 1
 class Lookahead:
     """Looks ahead for one Decoder. Which tokens come out does not depend on it."""
 
-    def __init__(self, kv: PagedKV, selector: Selector, model: Any) -> None:
-        """Raises ConfigError for a model that cannot be looked ahead in."""
+    def __init__(self, kv: PagedKV, selector: Selector, model: Any, *, padded: int = 0) -> None:
+        """Steps may have so many `padded` rows. Raises ConfigError for a model that cannot be looked ahead in."""
         config, device = kv.config, kv.manager.rows.device
+        if not config.tiered:
+            raise ConfigError("without tiers every page is where it is needed; use --lookahead off")
         self.kv, self.selector = kv, selector
         self.width = 2 * config.selected
         self.estimate = QueryEstimate(model, self._enter)
         self.settings = LayerSettings(kv.shape.layers, config.lookahead, device)
-        self.price = LinkPrice(kv.manager.link, kv.manager.page_bytes, device)
+        self.price = LinkPrice(kv.manager.link, kv.manager.page_bytes, device, _timed(kv))
         self.heads = DeviceHeads(device)
-        self.book = FeatureBook(kv, self.width) if config.lookahead_prefetch == "learned" else None
+        self.book = FeatureBook(kv, self.width, spare=padded) if config.lookahead_prefetch == "learned" else None
 
     @property
     def in_step(self) -> InStep:
@@ -59,9 +64,17 @@ class Lookahead:
         )
 
     def begin(self, sequences: list[Sequence], batch: Batch, epoch: int) -> LookaheadPass:
-        """For one decode step."""
+        """For one decode step of a CPU."""
         self.settings.begin_step(epoch)
-        return LookaheadPass(self, sequences, batch)
+        if self.book is None:
+            return LookaheadPass(self, batch, None)
+        clocks = torch.from_numpy(self.book.clocks(sequences, rows=len(sequences)))
+        return LookaheadPass(self, batch, Clocks(*clocks))
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What a captured step fixes: it holds for this alone."""
+        return (*self.settings.distance, self.heads.tables)
 
     def end_step(self, seconds: float) -> None:
         """The step took `seconds`."""
@@ -85,23 +98,35 @@ class Lookahead:
             ahead.look(layer, hidden, rotary)
 
 
-class LookaheadPass:
-    """One step of a Lookahead; `ranks` [layers, B, Hkv, width] int32 is what the step acted upon, -1 for none."""
+def _timed(kv: PagedKV) -> Callable[[], float] | None:
+    """Where a device times its copies, what tells how many seconds they took."""
+    manager = kv.manager
+    return (lambda: manager.link_seconds) if isinstance(manager, DeviceResidency) else None
 
-    def __init__(self, owner: Lookahead, sequences: list[Sequence], batch: Batch) -> None:
+
+class LookaheadPass:
+    """One step of a Lookahead; `ranks` [layers, B, Hkv, width] int32 is what the step acted upon, -1 for none.
+
+    `clocks` are those of the batch's rows, None without a FeatureBook.
+    """
+
+    def __init__(self, owner: Lookahead, batch: Batch, clocks: Clocks | None) -> None:
         self.owner, self.batch = owner, batch
         shape, config = owner.kv.shape, owner.kv.config
-        recorded = (shape.layers, len(sequences), shape.kv_heads, owner.width)
+        recorded = (shape.layers, batch.groups.shape[0], shape.kv_heads, owner.width)
         self.ranks = torch.full(recorded, -1, dtype=torch.int32, device=batch.groups.device)
         self.distance = list(owner.settings.distance)
         for target, early in enumerate(self.distance):
             owner.kv.manager.figures.put(LayerFigure.DISTANCE, target, early if target >= early else 0)
         self._bare = config.lookahead_prefetch == "bare"
-        self._limit = len(sequences) * shape.kv_heads * config.selected
+        self._limit = recorded[1] * shape.kv_heads * config.selected
         # The token of this step is in none of the later layers yet; where it opens a page, the page's bounds are stale.
         opened = ((batch.lengths - 1) % config.page_size == 0).to(torch.int32)
-        self._known = Batch(batch.groups, batch.pages - opened, batch.lengths - 1)
-        self.features = owner.book.page(sequences, batch, self._known.pages) if owner.book else None
+        # Padded rows have neither pages nor tokens.
+        self._known = Batch(batch.groups, (batch.pages - opened).clamp(min=0), (batch.lengths - 1).clamp(min=0))
+        self.features: FeaturePage | None = None
+        if owner.book is not None and clocks is not None:
+            self.features = FeaturePage(owner.book, batch, self._known.pages, clocks)
 
     def look(self, layer: int, hidden: torch.Tensor, rotary: Any) -> None:
         """Layer `layer` begins with `hidden` [rows, 1, hidden]: decide for the layers that are looked at from here."""

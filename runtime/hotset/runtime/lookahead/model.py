@@ -19,6 +19,8 @@ class DeviceHeads:
         self.value: DeviceForest | None = None
         self.use: DeviceForest | None = None
         self.version, self._trained = "", 0
+        self.tables = 0
+        """counts up when other tables hold the forests, which a captured graph must be made anew for"""
 
     def take(self, pushed: Model) -> str:
         """Put `pushed` in force, or say why not (docs/protocol.md, `model`): then nothing changes."""
@@ -39,7 +41,9 @@ class DeviceHeads:
             value, use = self._uploaded(parsed)
         except ModelError as error:
             return f"too_large: {error}"
+        before = self.value, self.use
         self.value, self.use = _swapped(self.value, value), _swapped(self.use, use)
+        self.tables += (self.value, self.use) != before
         self.version, self._trained = pushed.version, pushed.trained
         return ""
 

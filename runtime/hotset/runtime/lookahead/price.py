@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from hotset.kernels.decide import least_probability
@@ -13,11 +15,20 @@ _KEPT = 0.8
 
 
 class LinkPrice:
-    """Least probabilities of use at which to prefetch. An unslowed link costs nothing that we could see."""
+    """Least probabilities of use at which to prefetch. A link that is neither slowed nor timed costs nothing we see.
 
-    def __init__(self, link: HostLink | None, page_bytes: int, device: torch.device | str = "cpu") -> None:
-        self._link = link
-        self._link_us = link.seconds(page_bytes) * 1e6 if link else 0.0
+    `timed`, for a device's link: seconds that its copies have taken so far. There a miss saves what a prefetch takes.
+    """
+
+    def __init__(
+        self,
+        link: HostLink | None,
+        page_bytes: int,
+        device: torch.device | str = "cpu",
+        timed: Callable[[], float] | None = None,
+    ) -> None:
+        self._taken = (lambda: link.busy_seconds) if link else timed
+        self._link_us = link.seconds(page_bytes) * 1e6 if link else float(timed is not None)
         self._saved_us = link.seconds(page_bytes, latency=True) * 1e6 if link else 1.0
         self._busy = 0.0
         self.utilisation = torch.zeros(1, device=device)
@@ -29,8 +40,8 @@ class LinkPrice:
 
     def end_step(self, seconds: float) -> None:
         """A step took `seconds`."""
-        if self._link is None or seconds <= 0:
+        if self._taken is None or seconds <= 0:
             return
-        busy = self._link.busy_seconds
+        busy = self._taken()
         share, self._busy = min(1.0, (busy - self._busy) / seconds), busy
         self.utilisation.mul_(_KEPT).add_((1 - _KEPT) * share)
