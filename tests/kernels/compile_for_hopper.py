@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from hotset.kernels.append import append
-from hotset.kernels.decide import join_candidates
+from hotset.kernels.decide import join_candidates, rescue
 from hotset.kernels.decide.bench import Layer
 from hotset.kernels.dispatch import interpreting
 from hotset.kernels.fold import fold
@@ -28,7 +28,7 @@ from hotset.kernels.forest import DeviceForest, forest
 from hotset.kernels.forest.bench import COLUMNS, random_forest
 from hotset.kernels.record import Accessed, Recorded, record
 from hotset.kernels.select import selected_places
-from hotset.kernels.swap_in import rows_of, swap_in
+from hotset.kernels.swap_in import rows_of, stamp, swap_in
 
 HOPPER = GPUTarget("cuda", 90, 32)
 FOUND: dict[str, Any] = {}
@@ -78,6 +78,7 @@ def call_all() -> None:
         layer = Layer.make(batch, heads, selected, device="cpu")
         layer.ahead()
         layer.settle()
+        rescue(layer.residency, layer.physical(), torch.zeros(layer.ids.numel()))
     join_candidates(layer.ids, layer.ids)
     call_step()
 
@@ -103,6 +104,8 @@ def call_step() -> None:
             fold(average, average, by_margin=by_margin)
         frames, clock = rows_of(rows), torch.zeros(2, dtype=torch.int64)
         swap_in(frames, frames, one, one, one[:1], frame_of=one, clock=clock)
+        swap_in(frames, frames, one, one, one[:1], frame_of=one, clock=clock, early=False)
+        stamp(clock[:1])
 
 
 def main() -> None:

@@ -10,10 +10,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from hotset.kernels.decide import decide, join_candidates, least_probability, write_values
+from hotset.kernels.decide import decide, join_candidates, least_probability, rescue, write_values
 from hotset.kernels.dispatch import interpreting
 from hotset.kernels.prefetch import begin_prefetch
-from hotset.kernels.state import FILLING, ResidencyState
+from hotset.kernels.state import FILLING, LIVE, RESERVED, ResidencyState
 from hotset.protos.lookahead import PROTECTED, SAFE_PROBABILITY, VALUE_UNUSED, VALUE_USED
 
 MakeState = Callable[..., ResidencyState]
@@ -97,6 +97,19 @@ def test_values_reach_the_slots(where: str, random_state: MakeState, to: Move) -
     assert torch.equal(after.value.cpu(), expected)
     assert torch.equal(after.value_until.cpu(), until)
     assert not torch.equal(expected, before.value)
+
+
+def test_whoever_is_expected_leaves_the_reserve(where: str, random_state: MakeState, to: Move) -> None:
+    state = random_state(3, slots=200, groups=100, reserve=40)
+    pages, values = candidates(state, 1000)
+    named = [p for p, v in zip(pages.tolist(), values.tolist(), strict=True) if math.isfinite(v)]
+    slots = {int(state.slot_of[page]) for page in named if 0 <= page < state.slot_of.numel()} - {-1}
+    before = state.state.tolist()
+    expected = [LIVE if slot in slots and kind == RESERVED else kind for slot, kind in enumerate(before)]
+    assert before.count(RESERVED) > expected.count(RESERVED) > 0
+    there = to(state, where)
+    rescue(there, pages.to(where), values.to(where))
+    assert there.state.tolist() == expected
 
 
 def test_joined_lists_name_a_page_once(where: str) -> None:

@@ -44,7 +44,7 @@ def test_the_device_picks_the_backend(model: Any) -> None:
     [
         ("cpu", {"tiered": False}, "always tiered"),
         ("inline", {"link_gbps": 1.0}, "--link-gbps"),
-        ("inline", {"lookahead": 1}, "--lookahead"),
+        ("inline", {"lookahead": 1, "tiered": False}, "--lookahead off"),
     ],
 )
 def test_what_a_backend_cannot_do_is_said(model: Any, backend: str, options: dict[str, Any], words: str) -> None:
