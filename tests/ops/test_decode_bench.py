@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from hotset.ops.cli import build
 from hotset.ops.decode_bench.arms import ARMS, Measured, measure
+from hotset.ops.decode_bench.heads import random_heads
 from hotset.ops.decode_bench.replay import Replay
 from hotset.ops.decode_bench.run import run
 from hotset.ops.decode_bench.shapes import LLAMA, SHAPES
@@ -47,7 +48,7 @@ def test_a_replay_tiles_the_record(replay: Replay) -> None:
 @pytest.fixture(scope="module")
 def arms(model: Any, replay: Replay) -> dict[str, Measured]:
     device = InlineDevice
-    return {arm: measure(arm, TINY, model, None, 3, 6, replay, device()) for arm in ARMS}
+    return {arm: measure(arm, TINY, model, None, 3, 6, replay, device(), random_heads()) for arm in ARMS}
 
 
 def test_the_arms_of_a_gpu_differ_as_they_should(arms: dict[str, Measured]) -> None:
@@ -55,6 +56,9 @@ def test_the_arms_of_a_gpu_differ_as_they_should(arms: dict[str, Measured]) -> N
     assert arms["2k"].misses > 1
     assert arms["2k+lists"].misses < arms["2k"].misses
     assert arms["2k+lists"].moved_bytes > arms["2k"].moved_bytes > 0
+    assert arms["2k+bare"].misses <= arms["2k"].misses
+    assert arms["2k+bare"].moved_bytes > arms["2k"].moved_bytes
+    assert arms["2k+learned"].moved_bytes > arms["2k+held"].moved_bytes > 0
     assert all(len(tokens) == 1 + 12 + 2 * 6 for arm in arms.values() for tokens in arm.tokens)
 
 
@@ -65,10 +69,15 @@ def test_as_a_user_calls_it_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert done.exit_code == 0, done.output
     report = json.loads((tmp_path / "a").read_text())
     (rows,) = report["tables"].values()
-    assert [row["arm"] for row in rows] == list(ARMS)
+    assert [row["arm"] for row in rows] == [arm for arm in ARMS if arm != "2k+learned"]
     assert all(row["tokens/s"] > 0 for row in rows)
     assert report["environment"]["device"] == "cpu"
     assert "| batch | arm |" in (tmp_path / "b").read_text()
+
+
+def test_an_arm_that_is_none_is_said() -> None:
+    with pytest.raises(ConfigError, match="no arm is called 3k"):
+        run(["tiny"], arms=["2k", "3k"])
 
 
 def test_random_weights_want_a_trace() -> None:

@@ -304,11 +304,11 @@ def test_with_its_kernels_the_worlds_stay_apart_and_no_step_waits(
         small = make_model(num_hidden_layers=2)
         for tensor in (*small.parameters(), *small.buffers()):
             device.watch.adopt(tensor)
-        sizes = {"page_size": 2, "selected": 3, "recent": 1, "max_tokens": 60, "prefill_chunk": 8, "hbm_pages": 44}
+        sizes = {"page_size": 2, "selected": 4, "recent": 1, "max_tokens": 80, "prefill_chunk": 8, "hbm_pages": 52}
         decoder = decoder_of(small, device=device, lookahead=1, lookahead_prefetch=way, **sizes)
         assert decoder.ahead is not None
-        decoder.open(list(range(3, 16)), max_new_tokens=6)
-        decoder.open(list(range(20, 29)), max_new_tokens=6)
+        decoder.open([7 * i % 97 for i in range(25)], max_new_tokens=6)
+        decoder.open(list(range(20, 43)), max_new_tokens=6)
         decoder.steering = listener
         if way == "learned":
             assert decoder.ahead.take_model(message(trained.to_bytes())) == ""
@@ -318,5 +318,5 @@ def test_with_its_kernels_the_worlds_stay_apart_and_no_step_waits(
             device.watch.strict = False
         assert program(decoder).captured
         decoder.close()
-    assert [step.lookahead_1.shape for step in listener.steps] == [(8, 6)] * (WARM_UPS + 2)
+    assert [step.lookahead_1.shape for step in listener.steps] == [(8, 8)] * (WARM_UPS + 2)
     assert way == "learned" or decoder.kv.manager.moved.prefetch_pages > 0

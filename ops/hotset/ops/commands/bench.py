@@ -51,6 +51,10 @@ def bench(
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="decode: a trace whose selections random models replay")] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="decode: batch sizes [default: up to 24]")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="decode: which arms [default: all]")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="decode: folder of a trained model, which decides in the arm 2k+learned")
+    ] = None,
     steps: Annotated[int, typer.Option(min=2, max=120, help="decode: timed steps of an arm")] = 40,
     json_to: Annotated[Path | None, typer.Option("--json", help="Write the figures here, too.")] = None,
     markdown_to: Annotated[Path | None, typer.Option("--markdown", help="Write the tables here, too.")] = None,
@@ -59,7 +63,7 @@ def bench(
     from hotset.kernels import suite as suites
 
     if suite is Suite.DECODE:
-        report = _decode([s.value for s in shape or []], trace, batch, steps)
+        report = _decode([s.value for s in shape or []], trace, batch, steps, arm, model)
     else:
         report = suites.run(suite.value)
     if suite is Suite.FOREST:
@@ -74,10 +78,23 @@ def bench(
     typer.echo(text)
 
 
-def _decode(shapes: list[str], trace: Path | None, batches: list[int] | None, steps: int) -> dict[str, Any]:
+def _decode(
+    shapes: list[str],
+    trace: Path | None,
+    batches: list[int] | None,
+    steps: int,
+    arms: list[str] | None,
+    model: Path | None,
+) -> dict[str, Any]:
     import torch
 
+    from hotset.ops.decode_bench.arms import ARMS
+    from hotset.ops.decode_bench.heads import load_heads
     from hotset.ops.decode_bench.run import run
 
     names = shapes or (["smollm2", "llama"] if torch.cuda.is_available() else ["tiny"])
-    return run(names, batches=batches, steps=steps, trace=trace, tell=lambda line: typer.echo(line, err=True))
+    heads = None if model is None else load_heads(model)
+    return run(
+        names, batches=batches, steps=steps, trace=trace, arms=arms or ARMS, heads=heads,
+        tell=lambda line: typer.echo(line, err=True),
+    )  # fmt: skip

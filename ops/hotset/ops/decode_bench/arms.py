@@ -4,6 +4,9 @@
     ample      tiered, a slot for every page: what tiering costs when nothing misses
     2k         tiered, slots for twice what each lane selects, the built-in policy
     2k+lists   the same, and each step prefetches pages of a given list for the next one
+    2k+bare    as 2k, looking a layer ahead, and prefetching the first k of every lane that have no slot
+    2k+learned as 2k, looking a layer ahead, and prefetching what a trained model expects to be used
+    2k+held    the same with no prefetch let through: what looking ahead, features and forests cost
 
 On a CPU the reference is a tiered pool with a slot for every page, which its backend has.
 """
@@ -17,17 +20,18 @@ from typing import Any
 
 import torch
 
-from hotset.ops.decode_bench.replay import Replay, ReplaySelector
+from hotset.ops.decode_bench.heads import given_heads, hold
+from hotset.ops.decode_bench.replay import DISTANCE, Replay, ReplayEstimate, ReplaySelector
 from hotset.ops.decode_bench.scene import Prompts, build, place_all, seat
 from hotset.ops.decode_bench.shapes import Shape
-from hotset.protos.messages import Message
+from hotset.protos.messages import Message, Model
 from hotset.runtime.decoder import Decoder
 from hotset.runtime.gpu.residency import DeviceResidency
 from hotset.runtime.residency import ResidencyManager
 from hotset.runtime.steering import Steering
 from hotset.runtime.stepping import make_steps
 
-ARMS = ("hbm", "ample", "2k", "2k+lists")
+ARMS = ("hbm", "ample", "2k", "2k+lists", "2k+bare", "2k+learned", "2k+held")
 WARM = 12
 """Steps before the figures begin: kernels compile, passes are captured, a cold pool fills."""
 LISTED = 8
@@ -83,7 +87,9 @@ def extra_options(arm: str, shape: Shape, batch: int, lanes: int, on_gpu: bool) 
         return {"tiered": False}
     if arm in ("hbm", "ample"):
         return {"hbm_fraction": 1.0}
-    return {"hbm_pages": batch * lanes * (2 * shape.selected + 1)}
+    ways = {"2k+bare": "bare", "2k+learned": "learned", "2k+held": "learned"}
+    inside = {"lookahead": DISTANCE, "lookahead_prefetch": ways[arm]} if arm in ways else {}
+    return {"hbm_pages": batch * lanes * (2 * shape.selected + 1), **inside}
 
 
 def measure(
@@ -95,8 +101,9 @@ def measure(
     steps: int,
     replay: Replay | None,
     device: Any = None,
+    heads: Model | None = None,
 ) -> Measured:
-    """Decode `steps` steps as they are and as many with a listener. `device` as for Decoder."""
+    """Decode `steps` steps as they are and as many with a listener. `device` as for Decoder, `heads` for 2k+learned."""
     lanes = model.config.num_hidden_layers * model.config.num_key_value_heads
     on_gpu = model.device.type == "cuda" or device is not None
     extra = extra_options(arm, shape, batch, lanes, on_gpu)
@@ -107,7 +114,13 @@ def measure(
         if replay is not None:
             selector = ReplaySelector(decoder.kv, replay)
             decoder.selector = selector
-            decoder.steps = make_steps(decoder.kv, decoder.forward, selector, None)
+            if decoder.ahead is not None and replay.ranks:
+                decoder.ahead.selector = ReplayEstimate(decoder.kv, selector)
+            decoder.steps = make_steps(decoder.kv, decoder.forward, selector, decoder.ahead)
+        if decoder.ahead is not None and decoder.ahead.book is not None:
+            given_heads(decoder.ahead, heads)
+        if arm == "2k+held":
+            hold(decoder)
         if arm == "ample" and on_gpu:
             place_all(decoder)
         listener = _Listener(decoder, selector, arm == "2k+lists")
@@ -115,6 +128,8 @@ def measure(
         return _run(decoder, listener, steps)
     finally:
         decoder.steps.close()
+        if decoder.ahead is not None:
+            decoder.ahead.close()
         decoder.kv.manager.close()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,9 @@ import torch
 from hotset.predictor.trace import Trace
 from hotset.runtime.paged_kv import ModelShape, PagedKV
 from hotset.runtime.selectors import Batch, BoundsSelector
+
+DISTANCE = 1
+"""Layers that the replayed lookahead is early."""
 
 _ROW, _HEAD, _LAYER = 7, 13, 29
 """Steps between what two sequences, heads or layers replay that share a recorded lane."""
@@ -22,6 +26,7 @@ class Replay:
 
     pages: list[torch.Tensor]  # by layer: [T, R, H, n] int32 logical pages
     mass: list[torch.Tensor]  # by layer: [T, R, H, n] float32 attention mass, 0 for none
+    ranks: list[torch.Tensor] = field(default_factory=list)  # by layer, of a record that has them: as pages, -1 pads
 
     @classmethod
     def tile(cls, trace: Trace, shape: ModelShape, rows: int, pages: int, place: torch.device | str) -> Replay:
@@ -30,15 +35,18 @@ class Replay:
         Each lane takes a recorded lane and begins at a step of its own. Steps go to the end of the record and back, so
         that two in a row are always neighbours in it. Page numbers wrap where the record's context is longer.
         """
-        found: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+        found: tuple[list[torch.Tensor], ...] = ([], [], [])
+        ranked = all(DISTANCE in sequence.lookahead for sequence in trace.sequences)
         for layer in range(shape.layers):
-            lanes = [_lane(trace, row, layer, head) for row in range(rows) for head in range(shape.kv_heads)]
-            for into, parts in zip(found, zip(*lanes, strict=True), strict=True):
+            lanes = [_lane(trace, row, layer, head, ranked) for row in range(rows) for head in range(shape.kv_heads)]
+            for into, parts in zip(found, zip(*lanes, strict=True), strict=False):
                 table = np.stack(parts, 1)
                 into.append(torch.from_numpy(table).view(-1, rows, shape.kv_heads, table.shape[2]).to(place))
             kept = found[0][-1] >= 0
             found[1][-1].mul_(kept)
             found[0][-1].clamp_(min=0).remainder_(pages)
+            if ranked:
+                found[2][-1].copy_(torch.where(found[2][-1] >= 0, found[2][-1] % pages, -1))
         return cls(*found)
 
     @property
@@ -84,8 +92,25 @@ class ReplaySelector(BoundsSelector):
         return joined[joined >= 0].to("cpu", torch.int32)
 
 
-def _lane(trace: Trace, row: int, layer: int, head: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Pages and masses of one lane over a period, [T, n] each."""
+class ReplayEstimate(BoundsSelector):
+    """Scores pages for a lookahead, for what that costs, and then ranks them as the record's lookahead did."""
+
+    def __init__(self, kv: PagedKV, selector: ReplaySelector) -> None:
+        super().__init__(kv)
+        self._selector = selector
+
+    def mass(self, batch: Batch, query: torch.Tensor, layer: int, scale: float) -> torch.Tensor:
+        """See Selector.mass."""
+        found, replay = super().mass(batch, query, layer, scale), self._selector.replay
+        # As the first layer begins, it has not gone on to this step's part of the record yet.
+        step = (self._selector.step + (layer == DISTANCE)) % replay.period
+        ranks = replay.ranks[layer].index_select(0, step)[0, : query.shape[0]]
+        order = torch.arange(ranks.shape[-1], 0, -1, dtype=found.dtype, device=found.device)
+        return found.zero_().scatter_add_(2, ranks.clamp(min=0).long(), torch.where(ranks >= 0, order, 0.0))
+
+
+def _lane(trace: Trace, row: int, layer: int, head: int, ranked: bool) -> tuple[npt.NDArray[Any], ...]:
+    """Pages and masses of one lane over a period, [T, n] each, and its ranks if `ranked`."""
     meta, source = trace.meta, trace.sequences[row % len(trace.sequences)]
     lane = (layer % meta.layers) * meta.kv_heads + head % meta.kv_heads
     shift = row // len(trace.sequences) * _ROW + head // meta.kv_heads * _HEAD + layer // meta.layers * _LAYER
@@ -93,4 +118,5 @@ def _lane(trace: Trace, row: int, layer: int, head: int) -> tuple[npt.NDArray[np
     period = max(1, 2 * (steps - 1))
     at = (np.arange(period) + shift) % period
     at = np.where(at < steps, at, period - at)
-    return source.pages[at, lane], np.exp2((source.scores[at, lane].astype(np.float32) - 255) / 8)
+    found = source.pages[at, lane], np.exp2((source.scores[at, lane].astype(np.float32) - 255) / 8)
+    return (*found, source.lookahead[DISTANCE][at, lane]) if ranked else found

@@ -16,6 +16,7 @@ from hotset.ops.decode_bench.replay import Replay
 from hotset.ops.decode_bench.scene import Prompts
 from hotset.ops.decode_bench.shapes import SHAPES, Shape
 from hotset.protos.errors import CapacityError, ConfigError
+from hotset.protos.messages import Model
 from hotset.runtime.gpu.steps import bucket
 from hotset.runtime.huggingface import model_shape
 
@@ -30,13 +31,17 @@ def run(
     steps: int = 40,
     trace: Path | None = None,
     arms: Sequence[str] = ARMS,
+    heads: Model | None = None,
     tell: Tell = lambda line: None,
 ) -> Row:
     """Measure the shapes `names`; {"command", "environment", "tables"} as kernels.suite makes them.
 
-    `trace` (.parquet) steers the selections of random models. `tell` is told each line as it is known.
-    Raises ConfigError for a random model without a trace, or for one that is too large for this machine.
+    `trace` (.parquet) steers the selections of random models, and what their lookahead ranks where it recorded that.
+    `heads` decide in the arm 2k+learned, which is left out without them. `tell` is told each line as it is known.
+    Raises ConfigError for an arm that is none, or for a random model without a trace.
     """
+    if unknown := sorted(set(arms) - set(ARMS)):
+        raise ConfigError(f"no arm is called {', '.join(unknown)}; choose of {', '.join(ARMS)}")
     on_gpu = torch.cuda.is_available()
     gbps = link_gbps() if on_gpu else None
     tables = {}
@@ -46,7 +51,7 @@ def run(
     for name in names:
         shape = SHAPES[name]
         title = f"{shape.name}, context {shape.context}, pages of {shape.page_size}, k = {shape.selected}"
-        tables[title] = _shape(shape, batches or shape.batches, steps, trace, arms, gbps, on_gpu, tell)
+        tables[title] = _shape(shape, batches or shape.batches, steps, trace, arms, heads, gbps, on_gpu, tell)
     return {"command": f"hotset bench decode {' '.join(f'--shape {n}' for n in names)}",
             "environment": environment(gbps), "tables": tables}  # fmt: skip
 
@@ -79,6 +84,7 @@ def _shape(
     steps: int,
     trace: Path | None,
     arms: Sequence[str],
+    heads: Model | None,
     gbps: float | None,
     on_gpu: bool,
     tell: Tell,
@@ -90,9 +96,9 @@ def _shape(
     for batch in batches:
         reference: Measured | None = None
         for arm in arms:
-            if arm == "2k+lists" and recorded is None:
+            if not _sensible(arm, recorded, heads, random=shape.config is not None):
                 continue
-            found = _measured(arm, shape, model, prompts, batch, steps, recorded)
+            found = _measured(arm, shape, model, prompts, batch, steps, recorded, heads)
             reference = found if arm == "hbm" and isinstance(found, Measured) else reference
             row = _row(arm, batch, found, reference, gbps, shape)
             rows.append(row)
@@ -102,6 +108,14 @@ def _shape(
             if on_gpu:
                 torch.cuda.empty_cache()
     return rows
+
+
+def _sensible(arm: str, recorded: Replay | None, heads: Model | None, *, random: bool) -> bool:
+    """Whether there is what the arm needs: heads, and a record's lists or ranks where the model is random."""
+    if arm == "2k+lists":
+        return recorded is not None
+    ranked = not random or (recorded is not None and bool(recorded.ranks))
+    return {"2k+bare": ranked, "2k+learned": ranked and heads is not None}.get(arm, True)
 
 
 def _replay(shape: Shape, model: Any, path: Path | None, rows: int) -> Replay | None:
@@ -114,10 +128,11 @@ def _replay(shape: Shape, model: Any, path: Path | None, rows: int) -> Replay | 
 
 
 def _measured(
-    arm: str, shape: Shape, model: Any, prompts: Prompts | None, batch: int, steps: int, replay: Replay | None
-) -> Measured | str:
+    arm: str, shape: Shape, model: Any, prompts: Prompts | None, batch: int, steps: int, replay: Replay | None,
+    heads: Model | None,
+) -> Measured | str:  # fmt: skip
     try:
-        return measure(arm, shape, model, prompts, batch, steps, replay)
+        return measure(arm, shape, model, prompts, batch, steps, replay, heads=heads)
     except (torch.OutOfMemoryError, CapacityError) as error:
         return f"does not fit: {str(error).splitlines()[0]}"
 

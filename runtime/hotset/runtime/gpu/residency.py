@@ -64,9 +64,8 @@ class DeviceResidency(ResidencyManager):
         """Tokens of the forward pass that a prefetch begun now would overlap."""
         self._bytes = rows_of(self.rows)
         self._flights = DevicePrefetcher(device, backing, self.rows)
-        self.ahead: AheadFlights | None = None
+        self.ahead: AheadFlights | None = None  # of steps that look ahead; figures by layer are kept for them
         self.link_seconds = 0.0
-        """that copies of misses and of prefetches begun inside steps took"""
         self._changes = Changes(self.state)
         self._answers = PlanAnswers(device)
         self._generation = [0] * groups
@@ -200,9 +199,10 @@ class DeviceResidency(ResidencyManager):
         self._answers.deliver()
 
     def end_step(self) -> None:
-        """See ResidencyManager. A step that begins prefetches takes their victims from a reserve twice as large."""
-        wide = 1 + (self.ahead is not None and self.ahead.fetches)
-        reclaim(self.state, low=wide * self.low, high=min(self.state.slots, wide * self.high), policy=self.policy)
+        """See ResidencyManager. Prefetches of a step find their victims in a larger reserve, as none is refilled in it."""
+        wide = self.ahead is not None and self.ahead.fetches
+        low, high = (self.high + self.high // 2, 2 * self.high) if wide else (self.low, self.high)
+        reclaim(self.state, low=min(low, self.state.slots), high=min(high, self.state.slots), policy=self.policy)
         if self.ahead is not None:
             self.figures.end_step()
         self._open_tick()
@@ -351,13 +351,9 @@ class DeviceResidency(ResidencyManager):
         self._flights.start(begun, slots, fresh, counts[:1].to(torch.int32), staged=staged)
         return counts, unknown
 
-    def look_ahead(self, *, fetches: bool) -> None:
-        """Steps look ahead from now on, and begin prefetches if `fetches`; figures by layer are kept."""
-        self.ahead = AheadFlights(self, fetches=fetches)
-
     def prefetch_ahead(self, pages: torch.Tensor, layer: int, wanted: torch.Tensor) -> None:
         """See ResidencyManager. A captured graph may hold it."""
-        assert self.ahead is not None, "look_ahead comes first"
+        assert self.ahead is not None, "these steps do not look ahead"
         self.ahead.start(pages, layer, wanted)
 
     def commit_prefetches(self, *, wait: bool = False) -> None:
@@ -365,8 +361,6 @@ class DeviceResidency(ResidencyManager):
         for flight in self._flights.arrived(wait=wait):
             visible = commit_prefetch(self.state, flight.pages, flight.slots, flight.generations)
             self.counts[WASTED] += ((flight.pages >= 0) & ~visible).sum()
-
-    # What the device has counted.
 
     def read_counts(self, counts: list[int]) -> None:
         """Bring `moved` up to date with a copy of `counts`."""

@@ -12,6 +12,7 @@ import torch
 from hotset.kernels.resolve import raise_if_failed
 from hotset.protos.messages import StepStats
 from hotset.runtime.generation import Generation
+from hotset.runtime.gpu.ahead import AheadFlights
 from hotset.runtime.gpu.device import Stream
 from hotset.runtime.gpu.inputs import StepInputs
 from hotset.runtime.gpu.outbox import Outbox
@@ -55,7 +56,7 @@ class DeviceSteps:
         self.last: DecodePass | None = None
         self._forward, self._selector, self._ahead = forward, selector, ahead
         if ahead is not None:
-            self.manager.look_ahead(fetches=kv.config.lookahead_prefetch != "off")
+            self.manager.ahead = AheadFlights(self.manager, fetches=kv.config.lookahead_prefetch != "off")
         self._captures = graphs and selector.capturable and not self.manager.eager
         self.programs: dict[tuple[int, int], Program] = {}
         self.ring = EventRing(kv)

@@ -43,7 +43,7 @@ class DeviceHeads:
             return f"too_large: {error}"
         before = self.value, self.use
         self.value, self.use = _swapped(self.value, value), _swapped(self.use, use)
-        self.tables += (self.value, self.use) != before
+        self.tables += self.value is not before[0] or self.use is not before[1]
         self.version, self._trained = pushed.version, pushed.trained
         return ""
 
