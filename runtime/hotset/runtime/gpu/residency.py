@@ -199,7 +199,7 @@ class DeviceResidency(ResidencyManager):
         self._answers.deliver()
 
     def end_step(self) -> None:
-        """See ResidencyManager. Prefetches of a step find their victims in a larger reserve, as none is refilled in it."""
+        """See ResidencyManager. Prefetches of a step take their victims from a larger reserve, refilled behind it."""
         wide = self.ahead is not None and self.ahead.fetches
         low, high = (self.high + self.high // 2, 2 * self.high) if wide else (self.low, self.high)
         reclaim(self.state, low=min(low, self.state.slots), high=min(high, self.state.slots), policy=self.policy)
