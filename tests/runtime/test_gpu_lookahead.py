@@ -16,13 +16,13 @@ from two_worlds import TwoWorlds
 
 from hotset.kernels.dispatch import interpreting
 from hotset.kernels.state import FILLING
+from hotset.kernels.swap_in import swap_in
 from hotset.protos.device_model import DeviceModel
 from hotset.protos.errors import ConfigError
 from hotset.protos.forest import FlatForest
 from hotset.protos.messages import LayerFigure, Message, Step
 from hotset.runtime.decoder import Decoder
 from hotset.runtime.gpu import Event, InlineDevice, Stream
-from hotset.runtime.gpu import ahead as flights
 from hotset.runtime.gpu.program import WARM_UPS, Program
 from hotset.runtime.gpu.residency import DeviceResidency
 from hotset.runtime.gpu.steps import DeviceSteps
@@ -169,7 +169,7 @@ def test_figures_by_layer_add_up(backend: str, model: Any, made: Callable[..., D
     for _ in range(20):
         decoder.step()
     decoder.steps.close()
-    manager, total = decoder.kv.manager, sum(step.by_layer.astype(int) for step in listener.steps)
+    manager, total = decoder.kv.manager, np.sum([step.by_layer for step in listener.steps], axis=0)
     manager.check_mirrors()
     begun, used, wasted = (int(total[row].sum()) for row in (2, 4, 6))
     there = int(manager.state.prefetched.sum() + (manager.state.state == FILLING).sum())
@@ -209,10 +209,11 @@ class Forked(InlineDevice):
 def test_nobody_reads_a_fork_before_it_has_joined_and_all_join(
     distance: int, model: Any, made: Callable[..., Decoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device, real = Forked(), flights.swap_in
+    device = Forked()
     expected = run(made(model))
     decoder = made(model, device=device, lookahead=distance, lookahead_prefetch="bare")
-    monkeypatch.setattr(flights, "swap_in", lambda *a, **more: device.copies.append(lambda: real(*a, **more)))
+    late: Callable[..., None] = lambda *a, **more: device.copies.append(lambda: swap_in(*a, **more))  # noqa: E731
+    monkeypatch.setattr("hotset.runtime.gpu.ahead.swap_in", late)
     opened = two(decoder)
     steps = 0
     while decoder.running:
