@@ -26,6 +26,7 @@ from hotset.kernels.dispatch import interpreting
 from hotset.kernels.fold import fold
 from hotset.kernels.forest import DeviceForest, forest
 from hotset.kernels.forest.bench import COLUMNS, random_forest
+from hotset.kernels.prefetch import Listed, begin_prefetch
 from hotset.kernels.record import Accessed, Recorded, record
 from hotset.kernels.select import selected_places
 from hotset.kernels.swap_in import rows_of, stamp, swap_in
@@ -78,6 +79,9 @@ def call_all() -> None:
         layer = Layer.make(batch, heads, selected, device="cpu")
         layer.ahead()
         layer.settle()
+        marks = torch.zeros(layer.residency.slot_of.numel() + 1, dtype=torch.bool)
+        for listed in (None, Listed(marks, torch.ones(1, dtype=torch.int32))):
+            begin_prefetch(layer.residency, layer.physical(), layer.physical().long(), keep=1, listed=listed)
         rescue(layer.residency, layer.physical(), torch.zeros(layer.ids.numel()))
     join_candidates(layer.ids, layer.ids)
     call_step()

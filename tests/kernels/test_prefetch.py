@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from hotset.kernels.prefetch import begin_prefetch, commit_prefetch, reference
+from hotset.kernels.prefetch import Listed, begin_prefetch, commit_prefetch, mark_in_flight, reference
 from hotset.kernels.release import release
 from hotset.kernels.resolve import resolve
 from hotset.kernels.state import FILLING, FREE, LIVE, RESERVED, ResidencyState
@@ -40,6 +40,34 @@ def test_begin_and_commit_equal_reference(
         state = to(ours, "cpu")
     if n == 2000:
         assert bool((counts[1:5] > 0).all()), "the case must show the reasons for a rejection"
+
+
+@pytest.mark.parametrize(("n", "most"), [(63, 63), (2000, 1500), (63, 0)])
+def test_with_marks_it_begins_the_same(
+    n: int, most: int, device: str, random_state: MakeState, to: Move, same_state: Same
+) -> None:
+    """Marks from before the first of three calls, as no page is asked for twice."""
+    state = random_state(n, slots=400, groups=200, reserve=120)
+    flying = torch.zeros(state.slot_of.numel(), dtype=torch.bool)
+    flying[state.page_of[state.state == FILLING].long()] = True
+    ours, counted = to(state, device), torch.tensor([most], dtype=torch.int32)
+    marks = torch.ones(state.slot_of.numel() + 1, dtype=torch.bool, device=device)
+    mark_in_flight(ours, marks)
+    assert torch.equal(marks[:-1].cpu(), flying)
+    for turn in range(3):
+        pages, generations = _wish(state, n)
+        pages[(pages % 3 != turn) | (torch.arange(n) >= most)] = -1
+        theirs = to(ours, "cpu").clone()
+        expected = reference.begin_prefetch(theirs, pages[:most], generations[:most], keep=10)
+        begun, slots, counts = begin_prefetch(
+            ours, pages.to(device), generations.to(device), keep=10, listed=Listed(marks, counted.to(device))
+        )
+        m = int(counts[0])
+        same_state(to(ours, "cpu"), theirs)
+        assert counts.tolist() == expected[2].tolist()
+        assert begun[:m].tolist() == expected[0].tolist()
+        assert torch.equal(ours.page_of[slots[:m].long()], begun[:m])
+    assert int((ours.state == FILLING).sum()) >= int(flying.sum()) + (most > 0)
 
 
 def test_the_best_entries_are_begun_and_the_reserve_keeps_its_share(

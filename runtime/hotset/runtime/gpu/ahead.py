@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from hotset.kernels.prefetch import begin_prefetch, commit_prefetch
+from hotset.kernels.prefetch import Listed, begin_prefetch, commit_prefetch, mark_in_flight
 from hotset.kernels.swap_in import rows_of, stamp, swap_in
 from hotset.protos.messages import LayerFigure
 from hotset.runtime.figures import Cause
@@ -45,12 +45,15 @@ class AheadFlights:
         self._room = torch.zeros(1, dtype=torch.int32, device=place)
         self._clock = torch.zeros(layers, 2, dtype=torch.int64, device=place)
         self._asked = torch.zeros(layers, dtype=torch.int64, device=place)
+        self._in_flight = torch.zeros(manager.state.slot_of.numel() + 1, dtype=torch.bool, device=place)
+        self._marked = False
         self._flights: dict[int, _Flight] = {}
 
     def open_room(self, spare: int) -> None:
         """Flights of the coming step may hold `spare` slots together, which its layers can do without."""
         # A pass that failed half way leaves flights behind that no layer settled.
         self._flights.clear()
+        self._marked = False
         self._room.fill_(max(0, spare) // _AT_ONCE)
 
     def start(self, pages: torch.Tensor, layer: int, wanted: torch.Tensor) -> None:
@@ -59,8 +62,12 @@ class AheadFlights:
         Takes what the reserve has; of the `wanted` ([1]) the others count as held. Pages on disk stay there.
         """
         manager, state = self._manager, self._manager.state
-        pages = self._allowed(pages)
-        begun, slots, counts = begin_prefetch(state, pages, self._generations(pages), keep=manager.low)
+        if not self._marked:
+            # Once a step: what plans have under way. Two layers never ask for one page.
+            mark_in_flight(state, self._in_flight)
+            self._marked = True
+        pages, listed = self._allowed(pages), Listed(self._in_flight, wanted)
+        begun, slots, counts = begin_prefetch(state, pages, self._generations(pages), keep=manager.low, listed=listed)
         flight = (begun, slots, self._generations(begun), counts[:1].to(torch.int32))
         self._flights[layer] = _Flight(*flight, self._copy(layer, begun, slots, flight[3]))
         manager.counts[BEGUN.start] += counts[0]
