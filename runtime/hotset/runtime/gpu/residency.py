@@ -70,8 +70,7 @@ class DeviceResidency(ResidencyManager):
         self._answers = PlanAnswers(device)
         self._generation = [0] * groups
         self._tails: set[int] = set()
-        self._held = self._tick = 0
-        self._tick_open = False
+        self._held, self._tick, self._tick_open = 0, 0, False
         self._seen = [0] * COUNTS
 
     @property
