@@ -111,8 +111,15 @@ def test_tokens_never_depend_on_it(family: str, make_model: Callable[..., Any], 
 
 
 def test_a_closed_decoder_leaves_no_hook_behind(model: Any) -> None:
-    decoder_of(model, lookahead=1).close()
-    assert not any(layer._forward_pre_hooks for layer in model.model.layers)
+    def hooks() -> list[int]:
+        return [len(layer._forward_pre_hooks) for layer in model.model.layers]
+
+    # The model is shared with decoders of other tests.
+    before = hooks()
+    decoder = decoder_of(model, lookahead=1)
+    assert hooks() == [count + 1 for count in before]
+    decoder.close()
+    assert hooks() == before
 
 
 def test_features_inside_a_decode_are_the_trainers_on_its_log(
