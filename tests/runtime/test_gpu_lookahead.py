@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from backend_kit import INTERPRETED, placed
+from backend_kit import INTERPRETED, Listener, placed
 from lookahead_kit import K, decoder_of, learn, logged, message, run, steer, two
 from two_worlds import TwoWorlds
 
@@ -20,34 +20,15 @@ from hotset.kernels.swap_in import swap_in
 from hotset.protos.device_model import DeviceModel
 from hotset.protos.errors import ConfigError
 from hotset.protos.forest import FlatForest
-from hotset.protos.messages import LayerFigure, Message, Step
+from hotset.protos.messages import LayerFigure, Step
 from hotset.runtime.decoder import Decoder
 from hotset.runtime.gpu import Event, InlineDevice, Stream
 from hotset.runtime.gpu.program import WARM_UPS, Program
 from hotset.runtime.gpu.residency import DeviceResidency
 from hotset.runtime.gpu.steps import DeviceSteps
 from hotset.runtime.lookahead.lookahead import LookaheadPass
-from hotset.runtime.steering import Steering
 
 GPU_NAMES = ["inline", pytest.param("cuda", marks=pytest.mark.gpu)]
-
-
-class Listener(Steering):
-    """Hears everything."""
-
-    def __init__(self) -> None:
-        self.heard: list[Message] = []
-
-    @property
-    def attached(self) -> bool:
-        return True
-
-    @property
-    def steps(self) -> list[Step]:
-        return [message for message in self.heard if isinstance(message, Step)]
-
-    def publish(self, message: Message) -> None:
-        self.heard.append(message)
 
 
 @pytest.fixture
@@ -283,7 +264,7 @@ def test_a_timed_link_that_is_full_takes_no_prefetch(model: Any, made: Callable[
     silent = torch.full((1,), float("nan"))
     assert float(ahead.price.least(silent)) == 0.5
     for _ in range(12):
-        manager.link_seconds += 0.1
+        manager._link_time += 0.1
         ahead.end_step(0.1)
     assert float(ahead.price.least(silent)) > 1.0
 

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from backend_kit import INTERPRETED, placed
+from backend_kit import INTERPRETED, Listener, placed
 
 from hotset.kernels.dispatch import interpreting
 from hotset.kernels.resolve import PoolTooSmallError
 from hotset.kernels.state import SCRATCH_FAILED
-from hotset.protos.messages import Message, SequenceClose, SequenceOpen, Step
+from hotset.protos.messages import SequenceClose, SequenceOpen
 from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.decoder import Decoder
 from hotset.runtime.gpu import Event, InlineDevice, Stream
@@ -31,24 +31,13 @@ T = TypeVar("T")
 GPU_NAMES = ["inline", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
-class Listener(Steering):
-    """Hears everything, and sends a plan for what it likes at every step."""
+class Planner(Listener):
+    """Sends a plan for what it likes at every step."""
 
     def __init__(self) -> None:
-        self.heard: list[Message] = []
+        super().__init__()
         self.lost = 0
         self.told: list[tuple[int, dict[str, int]]] = []
-
-    @property
-    def attached(self) -> bool:
-        return True
-
-    @property
-    def steps(self) -> list[Step]:
-        return [message for message in self.heard if isinstance(message, Step)]
-
-    def publish(self, message: Message) -> None:
-        self.heard.append(message)
 
     def lose_step(self) -> None:
         self.lost += 1
@@ -91,7 +80,7 @@ def programs(decoder: Decoder) -> dict[tuple[int, int], Program]:
 @pytest.mark.skipif(not INTERPRETED, reason="Triton compiles here, so it cannot interpret as well")
 def test_with_kernels_interpreted_tokens_do_not_depend_on_residency(make_model: Callable[..., Any]) -> None:
     """The kernels themselves: a pool that holds no more than it must, plans, a padded row, a captured pass."""
-    model, listener = make_model(num_hidden_layers=1), Listener()
+    model, listener = make_model(num_hidden_layers=1), Planner()
     with interpreting():
         untiered = decode(opened(model, "inline", 6, hbm_fraction=1.0))
         tiered = opened(model, "inline", 6, hbm_pages=3 * (2 + 2 * 4))
@@ -158,7 +147,7 @@ def test_padded_rows_change_nothing(model: Any, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", GPU_NAMES)
 def test_messages_come_in_order_and_add_up(model: Any, backend: str) -> None:
-    decoder, listener = opened(model, backend, 14, hbm_pages=SMALLEST + 90), Listener()
+    decoder, listener = opened(model, backend, 14, hbm_pages=SMALLEST + 90), Planner()
     decode(decoder, listener)
     manager = decoder.kv.manager
     assert [step.epoch for step in listener.steps] == list(range(13))
@@ -199,7 +188,7 @@ class SlowEvents(InlineDevice):
 
 
 def test_a_full_ring_drops_and_counts_and_no_step_waits(model: Any) -> None:
-    device, listener = SlowEvents(), Listener()
+    device, listener = SlowEvents(), Planner()
     decoder = opened(model, "inline", DEPTH + 10, device, max_sequences=1, hbm_pages=40)
     decoder.steering = listener
     for _ in range(DEPTH + 3):

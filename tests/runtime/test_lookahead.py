@@ -322,7 +322,7 @@ def test_steering_holds_for_its_steps(model: Any, made: Callable[..., Decoder]) 
 
 def test_a_full_link_raises_the_threshold_until_nothing_pays() -> None:
     link = HostLink(0.01)
-    price = LinkPrice(link, 4096)
+    price = LinkPrice(link, 4096, taken=lambda: link.busy_seconds)
     silent = torch.full((1,), float("nan"))
     assert float(price.least(silent)) == SAFE_PROBABILITY
     found = []

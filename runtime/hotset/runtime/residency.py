@@ -367,17 +367,13 @@ class ResidencyManager:
         """All pages that have a slot, [n] int64, ascending."""
         return torch.nonzero(self.state.slot_of >= 0).flatten()
 
-    def reserve_level(self) -> int:
-        """Slots in the reserve."""
-        return reserve_level(self.state)
-
-    def free_slots(self) -> int:
-        """Slots that hold nothing and are not reserved."""
-        return int((self.state.state == FREE).sum())
-
     def levels(self) -> tuple[int, int]:
-        """Slots in the reserve and free ones, for a step's figures."""
-        return self.reserve_level(), self.free_slots()
+        """Slots in the reserve, and slots that hold nothing and are not reserved, for a step's figures."""
+        return reserve_level(self.state), int((self.state.state == FREE).sum())
+
+    def link_time(self) -> float | None:
+        """Seconds that the link has been taken so far; None where nobody can tell."""
+        return self.link.busy_seconds if self.link else None
 
     def take_stall(self) -> float:
         """Seconds that swap-ins have made attention wait since the last call."""

@@ -10,11 +10,31 @@ from typing import Any
 import pytest
 import torch
 
+from hotset.protos.messages import Message, Step
 from hotset.runtime.gpu import CudaDevice, Device, InlineDevice
+from hotset.runtime.steering import Steering
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = ["cpu", "inline", "interpreted", pytest.param("cuda", marks=pytest.mark.gpu)]
 """The CPU backend; the GPU's on CPU tensors, with the ops' references and with their kernels; the GPU's on a GPU."""
+
+
+class Listener(Steering):
+    """Hears everything."""
+
+    def __init__(self) -> None:
+        self.heard: list[Message] = []
+
+    @property
+    def attached(self) -> bool:
+        return True
+
+    @property
+    def steps(self) -> list[Step]:
+        return [message for message in self.heard if isinstance(message, Step)]
+
+    def publish(self, message: Message) -> None:
+        self.heard.append(message)
 
 
 def backend_device(name: str) -> Device | str:

@@ -65,7 +65,7 @@ class DeviceResidency(ResidencyManager):
         self._bytes = rows_of(self.rows)
         self._flights = DevicePrefetcher(device, backing, self.rows)
         self.ahead: AheadFlights | None = None  # of steps that look ahead; figures by layer are kept for them
-        self.link_seconds = 0.0
+        self._link_time = 0.0
         self._changes = Changes(self.state)
         self._answers = PlanAnswers(device)
         self._generation = [0] * groups
@@ -367,15 +367,14 @@ class DeviceResidency(ResidencyManager):
         self._seen = counts
         add_counts(self.moved, new)
         self._stall += new[STALL_NS] * 1e-9
-        self.link_seconds += new[LINK_NS] * 1e-9
+        self._link_time += new[LINK_NS] * 1e-9
 
-    def forget_changes(self) -> None:
-        """See ResidencyManager. What a step publishes comes from the slots, not from the log of evictions."""
-        self.state.evicted_count.zero_()
-        self._loaded.clear()
+    def link_time(self) -> float:
+        """See ResidencyManager; by the clocks of the copies of misses and of those inside a step."""
+        return self._link_time
 
     def drain_changes(self) -> tuple[Int32, Int32]:
-        """See ResidencyManager. The host waits; a step's changes take the way of ring.py."""
+        """See ResidencyManager. The host waits; a step's changes are told by the slots, not the log (ring.py)."""
         self.forget_changes()
         found = self._changes.look(self.state.slots)
         return split_changes(found.lost.cpu().numpy(), found.gained.cpu().numpy())

@@ -9,7 +9,6 @@ as layer l has selected: observe it; next-use head(features) -> values of its ca
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ from hotset.protos.device_features import DEVICE_FEATURES_HASH, PAGE_FEATURES_HA
 from hotset.protos.errors import ConfigError
 from hotset.protos.messages import InStep, LayerFigure, Model
 from hotset.protos.messages import Lookahead as Steer
-from hotset.runtime.gpu.residency import DeviceResidency
 from hotset.runtime.groups import Sequence
 from hotset.runtime.lookahead.book import Clocks, FeatureBook, FeaturePage
 from hotset.runtime.lookahead.estimate import QueryEstimate
@@ -47,7 +45,7 @@ class Lookahead:
         self.width = 2 * config.selected
         self.estimate = QueryEstimate(model, self._enter)
         self.settings = LayerSettings(kv.shape.layers, config.lookahead, device)
-        self.price = LinkPrice(kv.manager.link, kv.manager.page_bytes, device, _timed(kv))
+        self.price = LinkPrice(kv.manager.link, kv.manager.page_bytes, device, kv.manager.link_time)
         self.heads = DeviceHeads(device)
         self.book = FeatureBook(kv, self.width, spare=padded) if config.lookahead_prefetch == "learned" else None
 
@@ -96,12 +94,6 @@ class Lookahead:
         ahead = getattr(done, "ahead", None)
         if isinstance(ahead, LookaheadPass) and ahead.owner is self:
             ahead.look(layer, hidden, rotary)
-
-
-def _timed(kv: PagedKV) -> Callable[[], float] | None:
-    """Where a device times its copies, what tells how many seconds they took."""
-    manager = kv.manager
-    return (lambda: manager.link_seconds) if isinstance(manager, DeviceResidency) else None
 
 
 class LookaheadPass:

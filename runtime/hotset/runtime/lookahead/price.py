@@ -17,7 +17,8 @@ _KEPT = 0.8
 class LinkPrice:
     """Least probabilities of use at which to prefetch. A link that is neither slowed nor timed costs nothing we see.
 
-    `timed`, for a device's link: seconds that its copies have taken so far. There a miss saves what a prefetch takes.
+    `taken` tells how many seconds the link has been taken so far, None if nobody can tell. Without a slowed `link` a
+    miss saves what a prefetch takes.
     """
 
     def __init__(
@@ -25,10 +26,10 @@ class LinkPrice:
         link: HostLink | None,
         page_bytes: int,
         device: torch.device | str = "cpu",
-        timed: Callable[[], float] | None = None,
+        taken: Callable[[], float | None] = lambda: None,
     ) -> None:
-        self._taken = (lambda: link.busy_seconds) if link else timed
-        self._link_us = link.seconds(page_bytes) * 1e6 if link else float(timed is not None)
+        self._taken = taken
+        self._link_us = link.seconds(page_bytes) * 1e6 if link else float(taken() is not None)
         self._saved_us = link.seconds(page_bytes, latency=True) * 1e6 if link else 1.0
         self._busy = 0.0
         self.utilisation = torch.zeros(1, device=device)
@@ -40,8 +41,8 @@ class LinkPrice:
 
     def end_step(self, seconds: float) -> None:
         """A step took `seconds`."""
-        if self._taken is None or seconds <= 0:
-            return
         busy = self._taken()
+        if busy is None or seconds <= 0:
+            return
         share, self._busy = min(1.0, (busy - self._busy) / seconds), busy
         self.utilisation.mul_(_KEPT).add_((1 - _KEPT) * share)
