@@ -9,7 +9,8 @@ from hotset.protos.messages import StepStats
 SMOOTHING = 0.9
 STEP_SHARE = 0.3
 LEAST_ROWS = 2048
-FRESH_SHARE = 0.1
+FRESH_SHARE = 0.5
+"""of a step; above STEP_SHARE, so that what is scored within its budget is never left to values made ahead"""
 FRESH_SECONDS = 2e-3
 
 
