@@ -58,7 +58,7 @@ class Ahead:
         self.begin()
 
     def begin(self) -> None:
-        """Have somebody score from now on: a thread of its own; a simulation does it in another way."""
+        """Have somebody score what `start` asks for: a thread of its own; a simulation does it in another way."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="hotset-score", daemon=True)
             self._thread.start()

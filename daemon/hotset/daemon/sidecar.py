@@ -76,6 +76,7 @@ class Sidecar:
         )  # fmt: skip
         self._scoring = ScoringBudget(config.rules.rows)
         self._ahead = ahead(self.state, self._scoring.observe)
+        self._ahead.begin()  # a session has the same threads from its start to its end
         self._backlog = Backlog(self.state, self._learned, clock)
         self._new: list[Step] = []
         self._fresh = False
