@@ -121,6 +121,21 @@ def test_a_dry_reserve_takes_slots_of_earlier_layers_last(
     assert int(done.miss_count) == 20
 
 
+def test_between_steps_a_dry_reserve_spares_what_the_same_call_brought(
+    device: str, random_state: MakeState, to: Move, same_state: Same
+) -> None:
+    """The next step has begun to count, one slot is reserved, and the new pages are the coldest by their averages."""
+    state = random_state(9, slots=64, groups=50)
+    state.step_tick.copy_(state.tick + 1)
+    absent = torch.nonzero(state.slot_of < 0).flatten().int()[:20]
+    state.ema.fill_(200.0)
+    state.ema[absent.long()] = 0.0
+    reserved = torch.nonzero(state.state == RESERVED).flatten()
+    state.state[reserved[1:]] = LIVE
+    after, done = _both(state, absent, "score-ema", device, to, same_state)
+    assert torch.equal(after.page_of[done.slots.long()], absent.to(after.page_of.device))
+
+
 def test_a_pool_too_small_is_told_and_pins_survive(device: str, random_state: MakeState, to: Move) -> None:
     state = to(random_state(6, slots=64, groups=50), device)
     pinned = state.page_of[state.state == PINNED].clone()

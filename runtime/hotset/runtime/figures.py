@@ -78,7 +78,8 @@ class LayerFigures:
     def begun(self, cause: Cause, pages: torch.Tensor, slots: torch.Tensor) -> None:
         """Prefetches of `pages` into `slots` ([n] both, -1 pads) have begun."""
         there = (pages >= 0).long()
-        self._cause[torch.where(pages >= 0, slots, self._state.slots).long()] = int(cause)
+        # Not by assignment, which copies the number from the host and so cannot be captured.
+        self._cause.index_fill_(0, torch.where(pages >= 0, slots, self._state.slots).long(), int(cause))
         counts = torch.zeros_like(self._open[cause]).index_add_(0, self._layer(pages), there)
         self.now[_BEGUN[cause]] += counts
         self._open[cause] += counts

@@ -52,10 +52,16 @@ def begin_prefetch(
     if use_kernel(pages) and pages.numel():
         from hotset.kernels.prefetch import kernel
 
-        return kernel.begin(state, pages, generations, keep, listed)
+        return kernel.begin(state, pages, generations, keep, listed or _everything(state, pages))
     if listed is not None:
         pages, generations = pages[: int(listed.most)], generations[: int(listed.most)]
     return reference.begin_prefetch(state, pages, generations, keep=keep)
+
+
+def _everything(state: ResidencyState, pages: torch.Tensor) -> Listed:
+    marks = torch.empty(state.slot_of.numel() + 1, dtype=torch.bool, device=pages.device)
+    mark_in_flight(state, marks)
+    return Listed(marks, torch.full((1,), pages.numel(), dtype=torch.int32, device=pages.device))
 
 
 def commit_prefetch(

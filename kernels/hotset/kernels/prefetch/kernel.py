@@ -2,9 +2,9 @@
 # mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator"
 """Triton kernels of prefetch. begin is one program, since entries are taken in order; it runs at safe points only.
 
-While it runs, slot_of of a page in flight is IN_FLIGHT and that of an entry's page is FIRST + the entry's
-number, least entry first: so repeated pages and pages in flight are found without a search. With `listed` it reads
-neither the states of all slots nor entries that are pads; marks tell what is in flight.
+While it runs, slot_of of an entry's page is FIRST + the entry's number, least entry first: so repeated pages are found
+without a search. What is in flight, and how full the reserve is, the whole GPU finds out before: a single program would
+take milliseconds for the states of half a million slots.
 """
 
 from __future__ import annotations
@@ -18,28 +18,14 @@ import triton.language as tl
 from hotset.kernels.state import FILLING as _FILLING
 from hotset.kernels.state import RESERVED as _RESERVED
 from hotset.kernels.state import ResidencyState
-from hotset.kernels.victims import FREE, LIVE, NEVER, RESERVED, count_reserved
+from hotset.kernels.victims import FREE, LIVE, NEVER, RESERVED
 
 if TYPE_CHECKING:
     from hotset.kernels.prefetch import Listed
 
 FILLING = tl.constexpr(_FILLING)
-IN_FLIGHT = tl.constexpr(-3)
 FIRST = tl.constexpr(-(1 << 30))
 BLOCK = 1024
-
-
-@triton.jit
-def _mark_in_flight(slot_of, page_of, kind, slots, OLD: tl.constexpr, NEW: tl.constexpr, BLOCK: tl.constexpr):
-    """Set slot_of of the pages of FILLING slots from OLD to NEW."""
-    start = 0
-    while start < slots:
-        s = start + tl.arange(0, BLOCK)
-        filling = tl.load(kind + s, mask=s < slots, other=255) == FILLING
-        page = tl.load(page_of + s, mask=filling, other=0)
-        now = tl.load(slot_of + page, mask=filling, other=0)
-        tl.store(slot_of + page, NEW, mask=filling & (now == OLD))
-        start += BLOCK
 
 
 @triton.jit(do_not_specialize=["total", "slots", "groups", "lanes", "keep"])
@@ -47,16 +33,10 @@ def _begin(
     pages, generations, out_pages, out_slots, counts, slot_of, page_of, kind, prefetched, generation,
     ring, in_ring, ring_head, ring_tail, evicted, evicted_count, in_flight, most, level,
     total, slots, groups, lanes, keep,
-    BLOCK: tl.constexpr, LISTED: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    if LISTED:
-        reserved = tl.load(level)
-        total = tl.minimum(total, tl.load(most))
-    else:
-        reserved = count_reserved(kind, slots, 0, 1, BLOCK)
-        _mark_in_flight(slot_of, page_of, kind, slots, -1, IN_FLIGHT, BLOCK)
-        tl.debug_barrier()
-    room = tl.maximum(reserved - keep, 0)
+    total = tl.minimum(total, tl.load(most))
+    room = tl.maximum(tl.load(level) - keep, 0)
     begun = tl.zeros([], tl.int32)
     start = 0
     while start < total:
@@ -67,9 +47,8 @@ def _begin(
         current = tl.load(generation + page // lanes, mask=inside, other=-1).to(tl.int64)
         fresh = current == tl.load(generations + n, mask=there, other=-2)
         slot = tl.load(slot_of + page, mask=inside, other=0)
-        wanted = there & inside & fresh & (slot == -1)
-        if LISTED:
-            wanted = wanted & (tl.load(in_flight + page, mask=inside, other=0) == 0)
+        idle = tl.load(in_flight + page, mask=inside, other=0) == 0
+        wanted = there & inside & fresh & (slot == -1) & idle
         tl.debug_barrier()
         tl.atomic_min(slot_of + page, FIRST + n, mask=wanted, sem="relaxed")
         tl.debug_barrier()
@@ -93,10 +72,8 @@ def _begin(
         page = tl.load(pages + n, mask=n < total, other=-1)
         inside = (page >= 0) & (page < groups * lanes)
         slot = tl.load(slot_of + page, mask=inside, other=0)
-        tl.store(slot_of + page, -1, mask=inside & (slot < IN_FLIGHT))
+        tl.store(slot_of + page, -1, mask=inside & (slot < -1))
         start += BLOCK
-    if not LISTED:
-        _mark_in_flight(slot_of, page_of, kind, slots, IN_FLIGHT, -1, BLOCK)
     tl.debug_barrier()
     head = tl.load(ring_head)
     tail = tl.load(ring_tail)
@@ -151,21 +128,18 @@ def _commit(
 
 
 def begin(
-    state: ResidencyState, pages: torch.Tensor, generations: torch.Tensor, keep: int, listed: Listed | None
+    state: ResidencyState, pages: torch.Tensor, generations: torch.Tensor, keep: int, listed: Listed
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Arguments as checked by the public function."""
     begun, slots = torch.full_like(pages, -1), torch.full_like(pages, -1)
     counts = torch.zeros(6, dtype=torch.int64, device=pages.device)
-    marks, most, level = counts, counts, counts
-    if listed is not None:
-        marks, most = listed.in_flight.view(torch.uint8), listed.most
-        level = (state.state == _RESERVED).sum(dtype=torch.int32)
+    level = (state.state == _RESERVED).sum(dtype=torch.int32)
     _begin[(1,)](
         pages, generations, begun, slots, counts, state.slot_of, state.page_of, state.state,
         state.prefetched.view(torch.uint8), state.generation, state.ring, state.in_ring.view(torch.uint8),
         state.ring_head, state.ring_tail, state.evicted, state.evicted_count,
-        marks, most, level, pages.numel(), state.slots, state.generation.numel(), state.lanes, keep,
-        BLOCK=BLOCK, LISTED=listed is not None, num_warps=8,
+        listed.in_flight.view(torch.uint8), listed.most, level,
+        pages.numel(), state.slots, state.generation.numel(), state.lanes, keep, BLOCK=BLOCK, num_warps=8,
     )  # fmt: skip
     return begun, slots, counts
 

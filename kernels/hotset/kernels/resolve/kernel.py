@@ -51,14 +51,14 @@ PENDING = tl.constexpr(-2)
 
 
 @triton.jit
-def _map(page, slot, put, slot_of, page_of, kind, last_used, prefetched, value_until, tick):
+def _map(page, slot, put, slot_of, page_of, kind, last_used, prefetched, value_until, use):
     """Give `slot` to `page` where `put`; return the pages that lose it, or -1."""
     old = tl.load(page_of + slot, mask=put, other=-1)
     tl.store(slot_of + page, slot, mask=put)
     tl.store(slot_of + old, -1, mask=old >= 0)
     tl.store(page_of + slot, page, mask=put)
     tl.store(kind + slot, LIVE, mask=put)
-    tl.store(last_used + slot, tick, mask=put)
+    tl.store(last_used + slot, use, mask=put)
     tl.store(prefetched + slot, 0, mask=put)
     tl.store(value_until + slot, NEVER, mask=put)
     return old
@@ -143,6 +143,7 @@ def _settle(
     slots,
     tick,
     step_tick,
+    use,
     ticks_per_step,
     LRU: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -181,7 +182,7 @@ def _settle(
         slot = tl.load(ring + (tail + rank) % slots, mask=put, other=0)
         tl.store(in_ring + slot, 0, mask=put)
         tl.store(miss_slots + j, slot, mask=put)
-        old = _map(page, slot, put, slot_of, page_of, kind, last_used, prefetched, value_until, tick)
+        old = _map(page, slot, put, slot_of, page_of, kind, last_used, prefetched, value_until, use)
         tl.store(evicted + first_evicted + j, old, mask=unserved & (first_evicted + j < slots))
         tl.store(slot_of + page, -1, mask=unserved & ~put)
         served += tl.sum(unserved.to(tl.int32))
@@ -206,6 +207,9 @@ def _resolve(
     programs = tl.num_programs(0)
     page = tl.load(pages + n, mask=n < total, other=-1)
     tick = tl.load(tick_at) + ADVANCE
+    step_tick = tl.load(step_tick_at)
+    # Between steps `step_tick` is ahead: what is resolved there is of the coming step, and this very call spares it.
+    use = tl.maximum(tick, step_tick)
     turn = tl.load(scratch + LAUNCHES)
     head = tl.load(ring_head)
     tail = tl.load(ring_tail)
@@ -223,7 +227,7 @@ def _resolve(
     reserved = tl.load(kind + slot, mask=hit, other=0) == RESERVED
     fetched = tl.load(prefetched + slot, mask=hit, other=0) != 0
     tl.store(kind + slot, LIVE, mask=reserved)
-    tl.store(last_used + slot, tick, mask=hit)
+    tl.store(last_used + slot, use, mask=hit)
     tl.store(value_until + slot, NEVER, mask=hit)
     tl.store(out_hit + n, hit, mask=n < total)
     tl.store(out_prefetched + n, fetched, mask=n < total)
@@ -271,7 +275,7 @@ def _resolve(
                     extra = tl.atomic_add(counters + EXTRA, wanted, sem="relaxed")
                     where = head + misses + extra + tl.cumsum(need.to(tl.int32), 0) - 1
             got = claimed & (taken >= 0)
-            old = _map(page, taken, got, slot_of, page_of, kind, last_used, prefetched, value_until, tick)
+            old = _map(page, taken, got, slot_of, page_of, kind, last_used, prefetched, value_until, use)
             tl.store(miss_pages + j, page, mask=claimed)
             tl.store(miss_slots + j, taken, mask=claimed)
             tl.store(out_slots + n, taken, mask=got)
@@ -288,7 +292,6 @@ def _resolve(
                     pass
                 tl.debug_barrier()
                 dry = tl.load(counters + DRY, volatile=True)
-                step_tick = tl.load(step_tick_at)
                 _settle(
                     miss_pages,
                     miss_slots,
@@ -314,6 +317,7 @@ def _resolve(
                     slots,
                     tick,
                     step_tick,
+                    use,
                     ticks_per_step,
                     LRU,
                     BLOCK,

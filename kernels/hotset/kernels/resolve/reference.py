@@ -49,9 +49,14 @@ def resolve(state: ResidencyState, pages: torch.Tensor, policy: str) -> Resolved
     return Resolved(slots, hit, prefetched, missed.to(torch.int32), taken.to(torch.int32), count)
 
 
-def _touch(state: ResidencyState, slots: torch.Tensor) -> None:
-    state.last_used[slots] = state.tick
+def _use(state: ResidencyState, slots: torch.Tensor) -> None:
+    # Between steps `step_tick` is ahead: what is resolved there is of the coming step, and this very call spares it.
+    state.last_used[slots] = torch.maximum(state.tick, state.step_tick)
     state.value_until[slots] = NEVER
+
+
+def _touch(state: ResidencyState, slots: torch.Tensor) -> None:
+    _use(state, slots)
     state.prefetched[slots] = False
     rescued = slots[state.state[slots] == RESERVED]
     state.state[rescued] = LIVE
@@ -74,5 +79,4 @@ def _remap(state: ResidencyState, pages: torch.Tensor, slots: torch.Tensor) -> N
     state.page_of[slots] = pages.to(torch.int32)
     state.slot_of[pages] = slots.to(torch.int32)
     state.state[slots] = LIVE
-    state.last_used[slots] = state.tick
-    state.value_until[slots] = NEVER
+    _use(state, slots)

@@ -18,22 +18,25 @@ def select(mass: torch.Tensor, pages: torch.Tensor, *, selected: int, candidates
     page. The ids behind them are the next best, largest mass first. A sequence of `selected` pages or fewer has
     all of them selected. Raises ValueError unless recent < selected <= candidates and the tensors fit.
     """
-    return select_scored(mass, pages, selected=selected, candidates=candidates, recent=recent)[0]
+    _require_fit(mass, pages, selected, candidates, recent)
+    if use_kernel(mass):
+        from hotset.kernels.select import kernel
+
+        return kernel.launch(mass, pages, selected, candidates, recent)[0]
+    return reference.select(mass, pages, selected, candidates, recent)
 
 
 def select_scored(
     mass: torch.Tensor, pages: torch.Tensor, *, selected: int, candidates: int, recent: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `select`, with the candidates' scores [B, H, candidates] uint8 (see mass_to_score), 0 where padded."""
-    require_tensor("mass", mass, (None, None, None), torch.float32)
-    require_tensor("pages", pages, (mass.shape[0],), torch.int32, like=mass)
-    fits = 0 <= recent < selected <= candidates
-    require(fits, f"need recent < selected <= candidates, not {recent=}, {selected=}, {candidates=}")
+    _require_fit(mass, pages, selected, candidates, recent)
     if use_kernel(mass):
         from hotset.kernels.select import kernel
 
         return kernel.launch(mass, pages, selected, candidates, recent)
-    return reference.select(mass, pages, selected, candidates, recent)
+    ids = reference.select(mass, pages, selected, candidates, recent)
+    return ids, reference.mass_to_score(mass, ids)
 
 
 def mass_to_score(mass: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -97,3 +100,10 @@ def selected_places(
 
         return kernel.launch_places(ids, groups_of, pages, last, selected, page_size, layer, lanes)
     return reference.selected_places(ids, groups_of, pages, last, selected, page_size, layer, lanes)
+
+
+def _require_fit(mass: torch.Tensor, pages: torch.Tensor, selected: int, candidates: int, recent: int) -> None:
+    require_tensor("mass", mass, (None, None, None), torch.float32)
+    require_tensor("pages", pages, (mass.shape[0],), torch.int32, like=mass)
+    fits = 0 <= recent < selected <= candidates
+    require(fits, f"need recent < selected <= candidates, not {recent=}, {selected=}, {candidates=}")

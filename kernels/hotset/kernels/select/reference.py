@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-def select(mass: torch.Tensor, pages: torch.Tensor, k: int, n: int, recent: int) -> tuple[torch.Tensor, torch.Tensor]:
+def select(mass: torch.Tensor, pages: torch.Tensor, k: int, n: int, recent: int) -> torch.Tensor:
     """See the public function."""
     width = mass.shape[2]
     page = torch.arange(width, device=mass.device)
@@ -19,8 +19,7 @@ def select(mass: torch.Tensor, pages: torch.Tensor, k: int, n: int, recent: int)
     chosen = torch.sort(ids[..., :k], dim=-1).values
     ids = torch.cat((chosen, ids[..., k:]), -1)
     ids = torch.where(ids < width, ids, -1).to(torch.int32)
-    ids = torch.nn.functional.pad(ids, (0, n - ids.shape[-1]), value=-1)
-    return ids, mass_to_score(mass, ids)
+    return torch.nn.functional.pad(ids, (0, n - ids.shape[-1]), value=-1)
 
 
 def mass_to_score(mass: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

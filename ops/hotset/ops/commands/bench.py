@@ -55,6 +55,9 @@ def bench(
     model: Annotated[
         Path | None, typer.Option(help="decode: folder of a trained model, which decides in the arm 2k+learned")
     ] = None,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="decode: also what runs in a step, kernel by kernel")
+    ] = False,
     steps: Annotated[int, typer.Option(min=2, max=120, help="decode: timed steps of an arm")] = 40,
     json_to: Annotated[Path | None, typer.Option("--json", help="Write the figures here, too.")] = None,
     markdown_to: Annotated[Path | None, typer.Option("--markdown", help="Write the tables here, too.")] = None,
@@ -63,7 +66,7 @@ def bench(
     from hotset.kernels import suite as suites
 
     if suite is Suite.DECODE:
-        report = _decode([s.value for s in shape or []], trace, batch, steps, arm, model)
+        report = _decode([s.value for s in shape or []], trace, batch, steps, arm, model, kernels)
     else:
         report = suites.run(suite.value)
     if suite is Suite.FOREST:
@@ -85,6 +88,7 @@ def _decode(
     steps: int,
     arms: list[str] | None,
     model: Path | None,
+    kernels: bool,
 ) -> dict[str, Any]:
     import torch
 
@@ -95,6 +99,6 @@ def _decode(
     names = shapes or (["smollm2", "llama"] if torch.cuda.is_available() else ["tiny"])
     heads = None if model is None else load_heads(model)
     return run(
-        names, batches=batches, steps=steps, trace=trace, arms=arms or ARMS, heads=heads,
+        names, batches=batches, steps=steps, trace=trace, arms=arms or ARMS, heads=heads, profiled=kernels,
         tell=lambda line: typer.echo(line, err=True),
     )  # fmt: skip

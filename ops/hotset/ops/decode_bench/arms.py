@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from hotset.kernels.measure import Row
 from hotset.ops.decode_bench.heads import given_heads, hold
+from hotset.ops.decode_bench.profile import STEPS as PROFILED
+from hotset.ops.decode_bench.profile import kernel_times
 from hotset.ops.decode_bench.replay import DISTANCE, Replay, ReplayEstimate, ReplaySelector
 from hotset.ops.decode_bench.scene import Prompts, build, place_all, seat
 from hotset.ops.decode_bench.shapes import Shape
@@ -48,6 +51,7 @@ class Measured:
     misses: float
     moved_bytes: float
     tokens: list[list[int]]
+    kernels: list[Row]
 
 
 class _Listener(Steering):
@@ -102,8 +106,12 @@ def measure(
     replay: Replay | None,
     device: Any = None,
     heads: Model | None = None,
+    profiled: bool = False,
 ) -> Measured:
-    """Decode `steps` steps as they are and as many with a listener. `device` as for Decoder, `heads` for 2k+learned."""
+    """Decode `steps` steps as they are and as many with a listener. `device` as for Decoder, `heads` for 2k+learned.
+
+    `profiled`: some more steps, of which `kernels` tells what ran.
+    """
     lanes = model.config.num_hidden_layers * model.config.num_key_value_heads
     on_gpu = model.device.type == "cuda" or device is not None
     extra = extra_options(arm, shape, batch, lanes, on_gpu)
@@ -125,7 +133,8 @@ def measure(
             place_all(decoder)
         listener = _Listener(decoder, selector, arm == "2k+lists")
         decoder.steering = listener
-        return _run(decoder, listener, steps)
+        found = _run(decoder, listener, steps)
+        return replace(found, kernels=kernel_times(decoder, arm, batch)) if profiled else found
     finally:
         decoder.steps.close()
         if decoder.ahead is not None:
@@ -135,7 +144,7 @@ def measure(
 
 def _run(decoder: Decoder, listener: _Listener, steps: int) -> Measured:
     generations, manager = list(decoder.running), decoder.kv.manager
-    listener.make_lists(WARM + 2 * steps)
+    listener.make_lists(WARM + 2 * steps + PROFILED)
     _times(decoder, WARM)
     before = _moved(manager)
     plain, stall = _times(decoder, steps)
@@ -150,6 +159,7 @@ def _run(decoder: Decoder, listener: _Listener, steps: int) -> Measured:
         misses=misses,
         moved_bytes=pages * manager.page_bytes,
         tokens=[list(g.tokens) for g in generations],
+        kernels=[],
     )
 
 

@@ -32,12 +32,14 @@ def run(
     trace: Path | None = None,
     arms: Sequence[str] = ARMS,
     heads: Model | None = None,
+    profiled: bool = False,
     tell: Tell = lambda line: None,
 ) -> Row:
     """Measure the shapes `names`; {"command", "environment", "tables"} as kernels.suite makes them.
 
     `trace` (.parquet) steers the selections of random models, and what their lookahead ranks where it recorded that.
-    `heads` decide in the arm 2k+learned, which is left out without them. `tell` is told each line as it is known.
+    `heads` decide in the arm 2k+learned, which is left out without them. `profiled` adds a table of what ran in each
+    arm's steps, on a GPU alone. `tell` is told each line as it is known.
     Raises ConfigError for an arm that is none, or for a random model without a trace.
     """
     if unknown := sorted(set(arms) - set(ARMS)):
@@ -51,7 +53,10 @@ def run(
     for name in names:
         shape = SHAPES[name]
         title = f"{shape.name}, context {shape.context}, pages of {shape.page_size}, k = {shape.selected}"
-        tables[title] = _shape(shape, batches or shape.batches, steps, trace, arms, heads, gbps, on_gpu, tell)
+        kernels: list[Row] | None = [] if profiled and on_gpu else None
+        tables[title] = _shape(shape, batches or shape.batches, steps, trace, arms, heads, gbps, kernels, tell)
+        if kernels:
+            tables[f"What runs in a step of {shape.name}"] = kernels
     return {"command": f"hotset bench decode {' '.join(f'--shape {n}' for n in names)}",
             "environment": environment(gbps), "tables": tables}  # fmt: skip
 
@@ -86,9 +91,11 @@ def _shape(
     arms: Sequence[str],
     heads: Model | None,
     gbps: float | None,
-    on_gpu: bool,
+    kernels: list[Row] | None,
     tell: Tell,
 ) -> list[Row]:
+    """Rows of all arms; what ran in them goes to `kernels`, if it is asked for."""
+    on_gpu = gbps is not None
     model, tokenizer = shape.load("cuda" if on_gpu else "cpu")
     prompts = Prompts(shape, tokenizer) if shape.config is None else None
     recorded = _replay(shape, model, trace, bucket(max(batches)))
@@ -98,7 +105,9 @@ def _shape(
         for arm in arms:
             if not _sensible(arm, recorded, heads, random=shape.config is not None):
                 continue
-            found = _measured(arm, shape, model, prompts, batch, steps, recorded, heads)
+            found = _measured(arm, shape, model, prompts, batch, steps, recorded, heads, kernels is not None)
+            if kernels is not None and isinstance(found, Measured):
+                kernels += found.kernels
             reference = found if arm == "hbm" and isinstance(found, Measured) else reference
             row = _row(arm, batch, found, reference, gbps, shape)
             rows.append(row)
@@ -129,10 +138,10 @@ def _replay(shape: Shape, model: Any, path: Path | None, rows: int) -> Replay | 
 
 def _measured(
     arm: str, shape: Shape, model: Any, prompts: Prompts | None, batch: int, steps: int, replay: Replay | None,
-    heads: Model | None,
+    heads: Model | None, profiled: bool,
 ) -> Measured | str:  # fmt: skip
     try:
-        return measure(arm, shape, model, prompts, batch, steps, replay, heads=heads)
+        return measure(arm, shape, model, prompts, batch, steps, replay, heads=heads, profiled=profiled)
     except (torch.OutOfMemoryError, CapacityError) as error:
         return f"does not fit: {str(error).splitlines()[0]}"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
+
+from hotset.kernels.select import select
 
 
 def rank_pages(mass: torch.Tensor, pages: torch.Tensor, *, recent: int, width: int) -> torch.Tensor:
@@ -13,11 +13,5 @@ def rank_pages(mass: torch.Tensor, pages: torch.Tensor, *, recent: int, width: i
     mass [B, H, max_pages] float32, not negative; pages [B] int32. What every selection holds comes first: page 0, then
     the `recent` newest pages; then the largest mass, ties to the lower page. Needs no host sync.
     """
-    logical = torch.arange(mass.shape[2], device=mass.device)
-    count = pages.long()[:, None]
-    there = logical < count
-    always = there & ((logical == 0) | (logical >= count - recent))
-    key = torch.where(always[:, None], math.inf, torch.where(there[:, None], mass, -1.0))
-    best, order = torch.sort(key, dim=-1, descending=True, stable=True)
-    ranks = torch.where(best >= 0, order, -1)[..., :width].to(torch.int32)
-    return torch.nn.functional.pad(ranks, (0, width - ranks.shape[2]), value=-1)
+    # A selection of only what every selection holds: all others are the candidates behind it, which are in order.
+    return select(mass, pages, selected=1 + recent, candidates=width, recent=recent)
