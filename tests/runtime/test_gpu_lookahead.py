@@ -78,6 +78,7 @@ def test_tokens_never_depend_on_it(
     for options in WAYS:
         decoder = made(model, backend, **options)
         assert run(decoder) == expected, options
+        assert program(decoder).captured == options.get("graphs", True), options
         moved = decoder.kv.manager.moved
         if options.get("lookahead_prefetch") == "bare" and "hbm_pages" not in options:
             assert moved.prefetched_hits > 0
@@ -88,6 +89,7 @@ def test_tokens_never_depend_on_it(
     assert learned.ahead is not None
     assert learned.ahead.take_model(message(trained.to_bytes())) == ""
     assert run(learned) == expected
+    assert program(learned).captured
     assert learned.kv.manager.moved.prefetched_hits > 0
     assert learned.kv.manager.moved.demand_pages < misses
 

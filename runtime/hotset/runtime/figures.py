@@ -73,12 +73,15 @@ class LayerFigures:
 
     def put(self, figure: LayerFigure, layer: int, value: int | torch.Tensor) -> None:
         """Set one figure of `layer`."""
-        self.now[figure, layer] = value
+        # A number is not assigned but filled in: assigning it copies it from the host, which cannot be captured.
+        if isinstance(value, int):
+            self.now[figure, layer].fill_(value)
+        else:
+            self.now[figure, layer] = value
 
     def begun(self, cause: Cause, pages: torch.Tensor, slots: torch.Tensor) -> None:
         """Prefetches of `pages` into `slots` ([n] both, -1 pads) have begun."""
         there = (pages >= 0).long()
-        # Not by assignment, which copies the number from the host and so cannot be captured.
         self._cause.index_fill_(0, torch.where(pages >= 0, slots, self._state.slots).long(), int(cause))
         counts = torch.zeros_like(self._open[cause]).index_add_(0, self._layer(pages), there)
         self.now[_BEGUN[cause]] += counts
