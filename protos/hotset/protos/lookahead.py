@@ -15,6 +15,10 @@ VALUE_UNUSED, VALUE_USED = 2.0, -1.0
 """values, in log2 of steps, of a page that is surely not, and surely used at this step"""
 SAFE_PROBABILITY = 0.5
 """least probability of use at which to prefetch while no movement budget says another: right more often than wrong"""
+DELAYS = 0.25
+"""share of a prefetch's time on an idle link that a miss waits for, as misses may come while it is there"""
+UTILISATION_KEPT = 0.8
+"""of the link's utilisation as known, a step"""
 
 LOOKAHEAD_FEATURES: tuple[Feature, ...] = (
     Feature("rank", "place of the page in the lane's lookahead for this step"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hotset.kernels.apply_plan.reference import apply_plan
+from hotset.kernels.decide.reference import rescue, write_values
 from hotset.kernels.prefetch.reference import begin_prefetch, commit_prefetch
 from hotset.kernels.reclaim.reference import reclaim
 from hotset.kernels.release.reference import release
@@ -17,6 +18,7 @@ from hotset.kernels.resolve.reference import PoolTooSmallError, resolve
 from hotset.kernels.state import LIVE as K_LIVE
 from hotset.kernels.state import PINNED as K_PINNED
 from hotset.kernels.state import ResidencyState
+from hotset.ops.simulate import planned
 from hotset.ops.simulate.integrity import check_integrity
 from hotset.ops.simulate.pool import SimPool
 from hotset.ops.simulate.slots import FREE, RESERVED, STEP
@@ -48,12 +50,42 @@ class Pair:
         self.pool.s.ema[:], self.state.ema[:] = values, torch.tensor(values)
         self.pool.s.seen[:] = self.pool.s.counts[STEP]
 
-    def step(self) -> None:
+    def begin_step(self) -> None:
         self.pool.begin_step()
         self.state.step_tick.copy_(self.state.tick + 1)
         self.average()
+
+    def step(self) -> None:
+        self.begin_step()
         for layer in range(LAYERS):
             self.resolve(layer)
+        self.end_step()
+
+    def step_that_looks_ahead(self) -> None:
+        """As its first layer begins, the pages of the last one are valued, protected and fetched."""
+        self.begin_step()
+        last = LAYERS - 1
+        pages = self.rng.permutation(GROUPS - 1)[:20].astype(np.int32) * LANES + last * HEADS
+        values = (self.rng.permutation(20) / 8 + 1 / 16).astype(np.float32)
+        planned.write_values(self.pool.s, pages, values, self.pool.tick + LAYERS)
+        write_values(self.state, torch.tensor(pages), torch.tensor(values), 1)
+        here = self.pool.s.slot_of[pages] >= 0
+        planned.rescue(self.pool.s, pages[here])
+        rescue(self.state, torch.tensor(pages), torch.where(torch.tensor(here), 0.0, torch.nan))
+        self.check()
+        begun = self.pool.begin_ahead(pages, last)
+        fetched, slots, _ = begin_prefetch(
+            self.state, torch.tensor(pages), self.state.generation[torch.tensor(pages).long() // LANES].long(),
+            keep=self.pool.low,
+        )  # fmt: skip
+        assert begun.tolist() == fetched.tolist()
+        self.check()
+        for layer in range(last):
+            self.resolve(layer)
+        self.pool.move(3)
+        assert self.pool.land(last) == max(0, len(begun) - 3)
+        commit_prefetch(self.state, fetched, slots, self.state.generation[fetched.long() // LANES].long())
+        self.resolve(last)
         self.end_step()
 
     def resolve(self, layer: int) -> None:
@@ -139,7 +171,10 @@ class Pair:
 @pytest.mark.parametrize("seed", range(6))
 def test_random_operations_equal_the_kernels(seed: int) -> None:
     pair = Pair(seed, "score-ema")
-    operations = [pair.step, pair.step, pair.plan, pair.land, pair.release, pair.toggle_tail]
+    operations = [
+        pair.step, pair.step_that_looks_ahead, pair.step_that_looks_ahead, pair.plan, pair.land, pair.release,
+        pair.toggle_tail,
+    ]  # fmt: skip
     for _ in range(80):
         operations[pair.rng.integers(len(operations))]()
         pair.check()

@@ -65,6 +65,8 @@ def test_steps_in_which_the_machine_was_disturbed_do_not_calibrate() -> None:
 def test_what_cannot_be_compared(sample_path: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not say what its steps took"):
         compare(sample_path)
+    with pytest.raises(ConfigError, match="without what it decides inside steps"):
+        compare(sample_path, policy="learned-device")
     with pytest.raises(ConfigError, match="no trace log"):
         compare(tmp_path)
     _run(sample_path, tmp_path / "short", "builtin", sequences=2, tokens=4)

@@ -36,11 +36,15 @@ def simulate(
         list[Path] | None, typer.Argument(metavar="TRACE...", help="trace logs: files or folders of parts")
     ] = None,
     policy: Annotated[
-        str | None, typer.Option(help="builtin (no daemon), heuristic, learned; several by commas [default: builtin]")
+        str | None,
+        typer.Option(
+            help="builtin (no daemon), heuristic, learned, or learned-device (also inside steps); several by commas "
+            "[default: builtin]"
+        ),
     ] = None,
     controller: Annotated[bool, typer.Option("--controller", help="obey the daemon's advice")] = False,
     model: Annotated[
-        str, typer.Option(help="for learned: models:/NAME@ALIAS, models:/NAME/3 or a model folder")
+        str, typer.Option(help="for learned and learned-device: models:/NAME@ALIAS, models:/NAME/3 or a model folder")
     ] = _CHAMPION,
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow store [default: $HOTSET_MLFLOW, else ./mlflow.db]")
@@ -64,6 +68,8 @@ def simulate(
     score_ns: Annotated[
         str | None, typer.Option(help="for the daemon to score a page [default: 200 heuristic, 2000 learned]")
     ] = None,
+    lookahead_us: Annotated[str, typer.Option(help="learned-device: compute that a layer's lookahead adds")] = "15",
+    lookahead_sequence_us: Annotated[str, typer.Option(help="and for each request of the batch")] = "0",
     builtin: Annotated[
         str | None, typer.Option(help="built-in policy: margin-ema, score-ema or lru [default: margin-ema]")
     ] = None,
@@ -96,6 +102,7 @@ def simulate(
         "shared_prefix": shared_prefix, "concurrency": concurrency, "ratio": ratio, "slots": slots, "hbm_gib": hbm_gib,
         "sequence_mib": sequence_mib, "link_gbps": link_gbps or "50", "link_latency_us": link_latency_us,
         "step_us": step_us, "sequence_us": sequence_us, "plan_delay_us": plan_delay_us, "score_ns": score_ns,
+        "lookahead_us": lookahead_us, "lookahead_sequence_us": lookahead_sequence_us,
         "builtin": builtin or "margin-ema",
     }  # fmt: skip
     if real is not None:
@@ -153,7 +160,9 @@ def _asked(job: Job, report: dict[str, Any]) -> dict[str, Any]:
 
 def _model_folder(policies: list[str], model: str, tracking_uri: str | None) -> Path | None:
     """Where the model lies, if a policy needs one."""
-    if "learned" not in policies:
+    from hotset.ops.simulate.run import MODEL_POLICIES
+
+    if not set(MODEL_POLICIES) & set(policies):
         return None
     from hotset.training.registry import resolve_model
 

@@ -8,13 +8,12 @@ after it:       next-use head -> values of the candidates' slots
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from hotset.predictor.device import new_device_state
 from hotset.predictor.device.lookahead import DeviceLookahead, new_device_lookahead
 from hotset.predictor.device.state import DeviceState
 from hotset.predictor.forest import Forest
@@ -28,6 +27,8 @@ from hotset.protos.trace import TraceMeta
 from hotset.runtime.engine import CheckedModel
 
 Int32 = npt.NDArray[np.int32]
+UInt8 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 NO_LIMIT = (1 << 31) - 1
 
@@ -56,6 +57,7 @@ class InsideStep:
         self._until: int | None = None
         self._value: Forest | None = None
         self._use: Forest | None = None
+        self._most_pages = max((s.page_count for s in sequences), default=0)
         self._known: dict[int, tuple[DeviceState, DeviceLookahead]] = {}
 
     @property
@@ -92,11 +94,14 @@ class InsideStep:
             self.distance[:], self.least[:], self.pages[:] = self._own, SAFE_PROBABILITY, NO_LIMIT
             self._until = None
 
-    def look(self, number: int, trace: SequenceTrace, row: int) -> Ranked:
-        """Rank and judge for one sequence's step; nothing is sure without a model, or at a sequence's first step."""
-        state, memory = self._of(number, trace)
+    def look(self, number: int, lookahead: Mapping[int, Int32]) -> Ranked:
+        """Judge what a sequence's step ranks ([lanes, r] by distance), at the distances in force.
+
+        Nothing is sure without a model, or at a sequence's first step.
+        """
+        state, memory = self._of(number)
         early = self.distance.repeat(self._meta.kv_heads)[:, None]
-        ranks = {d: np.where(early == d, trace.lookahead[d][row], -1).astype(np.int32) for d in self.distances}
+        ranks = {d: np.where(early == d, lookahead[d], -1).astype(np.int32) for d in self.distances}
         if not state.steps:
             nobody = np.empty(0, np.int32)
             return Ranked(ranks, nobody, nobody, np.empty(0, np.float32))
@@ -104,13 +109,17 @@ class InsideStep:
         sure = np.zeros(len(rows), np.float32) if self._use is None else self._use.predict(rows)
         return Ranked(ranks, lanes, pages, sure)
 
-    def settle(self, number: int, trace: SequenceTrace, row: int) -> tuple[Int32, Int32, Float32] | None:
-        """Learn a step. Returns lanes, pages and values [m] of its candidates; None without a model."""
-        state, memory = self._of(number, trace)
-        pages, selected = trace.pages[row], trace.selected[row]
+    def settle(
+        self, number: int, length: int, pages: Int32, scores: UInt8, selected: Bool
+    ) -> tuple[Int32, Int32, Float32] | None:
+        """Learn a step of `length` tokens, [lanes, n] each. Returns lanes, pages and values [m] of its candidates.
+
+        None without a model.
+        """
+        state, memory = self._of(number)
         if state.steps:
             memory.settle(pages, selected)
-        state.observe(int(trace.lengths[row]), pages, trace.scores[row], selected)
+        state.observe(length, pages, scores, selected)
         if self._value is None:
             return None
         lanes, places = np.nonzero(pages >= 0)
@@ -121,10 +130,11 @@ class InsideStep:
         """A sequence has ended."""
         self._known.pop(number, None)
 
-    def _of(self, number: int, trace: SequenceTrace) -> tuple[DeviceState, DeviceLookahead]:
+    def _of(self, number: int) -> tuple[DeviceState, DeviceLookahead]:
         if number not in self._known:
-            memory = new_device_lookahead(trace.page_count, self._meta)
-            self._known[number] = new_device_state(trace, self._meta), memory
+            meta, pages = self._meta, self._most_pages
+            state = DeviceState(layers=meta.layers, kv_heads=meta.kv_heads, page_size=meta.page_size, pages=pages)
+            self._known[number] = state, new_device_lookahead(pages, meta)
         return self._known[number]
 
 

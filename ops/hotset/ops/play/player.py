@@ -200,7 +200,9 @@ class TracePlayer:
 
     def _look(self, active: list[Turn], epoch: int) -> dict[int, Int32]:
         """Prefetch by lookahead, as far as the pool has room; returns the ranks by distance, [rows, r]."""
-        found = [self.inside.look(turn.number, turn.trace, turn.row) for turn in active]
+        found = [
+            self.inside.look(t.number, {d: ranks[t.row] for d, ranks in t.trace.lookahead.items()}) for t in active
+        ]
         pages = np.concatenate(
             [_physical(t, r.lanes, r.pages, self._geometry) for t, r in zip(active, found, strict=True)]
         )
@@ -223,7 +225,8 @@ class TracePlayer:
     def _settle(self, active: list[Turn], epoch: int) -> None:
         """Learn what was used, and let the model value the candidates until they are candidates again, or a while."""
         for turn in active:
-            told = self.inside.settle(turn.number, turn.trace, turn.row)
+            seen = (getattr(turn.trace, name)[turn.row] for name in ("pages", "scores", "selected"))
+            told = self.inside.settle(turn.number, turn.length, *seen)
             if told is not None:
                 pages = _physical(turn, told[0], told[1], self._geometry)
                 self.pool.value[pages], self.pool.until[pages] = told[2], epoch + VALUES_HOLD

@@ -7,6 +7,7 @@ from collections import Counter, deque
 import numpy as np
 
 from hotset.ops.simulate import messages
+from hotset.ops.simulate.inside import DeviceInside, Inside
 from hotset.ops.simulate.node import Memory, Node
 from hotset.ops.simulate.pool import Rules, SimPool
 from hotset.ops.simulate.slots import FREE, RESERVED
@@ -24,13 +25,18 @@ _KEPT_TICKS = 64
 class Engine:
     """Plays a workload on a node; `run` until all requests are done. `tally` holds what happened."""
 
-    def __init__(self, workload: Workload, node: Node, wire: Wire | None = None, rules: Rules | None = None) -> None:
+    def __init__(
+        self, workload: Workload, node: Node, wire: Wire | None = None, rules: Rules | None = None, *,
+        decides: bool = False,
+    ) -> None:  # fmt: skip
+        """`decides`: also inside steps, by the model that the daemon pushes. Raises ConfigError if it cannot."""
         self.node, self.memory = node, Memory(node, workload)
         geometry = self.memory.geometry(workload)
         self.wire = wire or Wire()
         ticks = geometry.lanes * self.memory.max_sequences if rules and rules.by_lane else geometry.layers
         self.pool = SimPool(geometry, node.builtin, rules, ticks)
         self.tables = Tables(self.pool, geometry.groups)
+        self.inside = DeviceInside(workload, node, self.pool) if decides else Inside()
         self.admission = Admission(self.memory.max_sequences)
         self.tally = Tally(geometry.page_bytes)
         self.now_us = 0.0
@@ -107,7 +113,7 @@ class Engine:
         self.tally.sequence(playing)
         self._ran.remove(playing.number)
         self.wire.publish(messages.sequence_close(playing))
-        self.tables.close(playing)
+        self.inside.forget(playing.number, self.tables.close(playing))
         self._share_memory(len(self.tables.open))
 
     def _share_memory(self, sequences: int) -> None:
@@ -118,30 +124,37 @@ class Engine:
             self.pool.resize(min(slots, self.memory.most_slots))
 
     def _decode(self, batch: list[Playing]) -> None:
-        start, pool = self.now_us, self.pool
+        start, pool, inside = self.now_us, self.pool, self.inside
         pool.begin_step()
+        inside.obey(self.wire, self.epoch)
         before = self.tables.written_pages
         for playing in batch:
             self.tables.begin_token(playing)
         done = self.tables.accesses(batch)
         layer_us = self.node.compute_us(len(batch)) / pool.geometry.layers
-        stall_us, misses, cold, prefetched = 0.0, 0, 0, 0
+        inside.begin(batch)
+        stall_us, misses, cold, prefetched, ahead = 0.0, 0, 0, 0, 0
         for layer in range(pool.geometry.layers):
             prefetched += self._safe_point()
+            ahead += inside.look(layer)
+            late = inside.land(layer)
             missed, filled = self._resolve(batch, done, layer)
-            wait_us = self.node.wait_us(missed, pool.geometry.page_bytes)
+            wait_us = self.node.wait_us(missed + late, pool.geometry.page_bytes)
+            inside.waited(layer, missed, late, wait_us)
             stall_us, misses, cold = stall_us + wait_us, misses + missed, cold + filled
-            self.now_us += wait_us + layer_us
-            pool.move(self.node.carried(layer_us, pool.geometry.page_bytes))
+            busy_us = layer_us + inside.layer_us(layer)
+            self.now_us += wait_us + busy_us
+            pool.move(self.node.carried(busy_us, pool.geometry.page_bytes))
         for playing in batch:
             self.tables.end_token(playing)
+        inside.settle(batch, done, self.now_us - start)
         pool.end_step(done.physical, done.scores, done.selected)
         self._tick_of[self.epoch] = pool.tick
         self._tick_of.pop(self.epoch - _KEPT_TICKS, None)
         record = StepRecord(
             start_us=start, step_us=self.now_us - start, stall_us=stall_us, running=len(batch),
             waiting=len(self._waiting), paused=len(self.tables.open) - len(batch), demand_pages=misses,
-            cold_fills=cold, prefetch_pages=prefetched,
+            cold_fills=cold, prefetch_pages=prefetched + ahead, ahead_pages=ahead,
             prefetched_hits=int(np.count_nonzero(done.flags & AccessFlag.PREFETCHED)),
             written_pages=self.tables.written_pages - before, hot_slots=pool.limit,
             concurrency=self.admission.concurrency,
@@ -221,8 +234,9 @@ class Engine:
             hot_slots=record.hot_slots, reserve=self.pool.count(RESERVED), free=self.pool.count(FREE),
             steps_dropped=self.wire.steps_dropped, plans_applied=self.tally.plans_applied,
             entries_applied=self.tally.entries_applied, entries_rejected=dict(self._rejected),
+            device_model=self.inside.version,
         )  # fmt: skip
-        self.wire.publish(messages.step_message(self.tables, batch, done, self.epoch, stats))
+        self.wire.publish(messages.step_message(self.tables, batch, done, self.epoch, stats, self.inside))
         if self.wire.snapshot_wanted():
             self.wire.publish(messages.snapshot(self.tables, self.epoch))
         self.wire.end_step(self.epoch)

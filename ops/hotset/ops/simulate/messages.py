@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hotset.ops.simulate.inside import Inside
 from hotset.ops.simulate.pool import SimPool
 from hotset.ops.simulate.tables import Accesses, Playing, Tables
 from hotset.protos.messages import SequenceClose, SequenceOpen, Snapshot, Step, StepStats
@@ -25,7 +26,9 @@ def sequence_close(playing: Playing) -> SequenceClose:
     return SequenceClose(sequence=playing.number, tokens=playing.length, reason="length")
 
 
-def step_message(tables: Tables, batch: list[Playing], done: Accesses, epoch: int, stats: StepStats) -> Step:
+def step_message(
+    tables: Tables, batch: list[Playing], done: Accesses, epoch: int, stats: StepStats, inside: Inside
+) -> Step:
     """Everything that a step accessed; takes the changes logged since the last step message."""
     new, tables.new_groups = tables.new_groups, []
     loaded, evicted = tables.pool.drain_changes()
@@ -44,6 +47,7 @@ def step_message(tables: Tables, batch: list[Playing], done: Accesses, epoch: in
         new_generation=np.array([v for _, _, v in new], "<u4"),
         loaded=loaded,
         evicted=evicted,
+        **inside.told(evicted),
     )
 
 

@@ -30,6 +30,8 @@ class Node(BaseModel):
     sequence_us: Annotated[float, Field(ge=0, description="compute that each sequence of the batch adds")] = 40.0
     plan_delay_us: Annotated[float, Field(ge=0, description="from a step's event to its plan on the wire")] = 1000.0
     score_ns: Annotated[float | None, Field(ge=0, description="nanoseconds for the daemon to score a page")] = None
+    lookahead_us: Annotated[float, Field(ge=0, description="compute that looking ahead adds for a layer")] = 15.0
+    lookahead_sequence_us: Annotated[float, Field(ge=0, description="and for each sequence of the batch")] = 0.0
     builtin: Literal["margin-ema", "score-ema", "lru"] = "margin-ema"
     plan_lifetime: Annotated[int, Field(ge=1, description="steps that a plan's values outlive its epoch")] = 16
 

@@ -58,6 +58,24 @@ def apply_values(
 
 
 @njit(cache=True)
+def write_values(s: Slots, pages: Int32, values: Float32, until_tick: int) -> None:
+    """As kernels.decide.write_values: `values` [m] of `pages` [m] that have a slot hold up to `until_tick`."""
+    for i in range(len(pages)):
+        slot = s.slot_of[pages[i]]
+        if slot >= 0:
+            s.value[slot] = values[i]
+            s.value_until[slot] = until_tick
+
+
+@njit(cache=True)
+def rescue(s: Slots, pages: Int32) -> None:
+    """As kernels.decide.rescue: `pages` [m], all resident, leave the reserve."""
+    for page in pages:
+        if s.state[s.slot_of[page]] == RESERVED:
+            set_state(s, s.slot_of[page], LIVE)
+
+
+@njit(cache=True)
 def begin_prefetch(
     s: Slots, lanes: int, pages: Int32, generations: Uint32, in_flight: Bool, keep: int
 ) -> tuple[Int32, Int32, Int64]:

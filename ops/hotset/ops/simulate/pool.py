@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from hotset.ops.simulate import planned
 from hotset.ops.simulate.slots import (
+    FILLING,
     FREE,
     LIVE,
     LRU,
@@ -54,14 +56,16 @@ class Rules:
 REPLAY = Rules(reserve=False, tails=False, by_lane=True)
 
 
-@dataclass
+@dataclass(eq=False)
 class Flight:
-    """Prefetches that a plan began; `left` of their pages have not moved yet."""
+    """Prefetches that a plan began, or a step for one of its later layers; `left` pages have not moved yet."""
 
     pages: Int32
     slots: Int32
     generations: Int32
     left: float
+    layer: int | None = None
+    """that waits for it, if the step began it"""
 
 
 class SimPool:
@@ -81,6 +85,8 @@ class SimPool:
         self._at = 0
         self._in_step = False
         self.limit = geometry.slots
+        self.wide = False
+        """Whether prefetches inside steps take their victims from the reserve too, so that it must be larger."""
         self._watermarks()
 
     def count(self, state: int) -> int:
@@ -125,8 +131,9 @@ class SimPool:
             observe(self.s, physical, scores, selected, self._policy == MARGIN)
         self._forget_order()
         self._in_step = False
-        if self.rules.reserve and self.count(RESERVED) < self.low:
-            self._reserve(self.high - self.count(RESERVED), self._step_tick)
+        low, high = (self.high + self.high // 2, 2 * self.high) if self.wide else (self.low, self.high)
+        if self.rules.reserve and self.count(RESERVED) < low:
+            self._reserve(high - self.count(RESERVED), self._step_tick)
 
     # Tails and groups.
 
@@ -174,16 +181,33 @@ class SimPool:
         pages, slots, fetched = planned.begin_prefetch(
             self.s, self.lanes, plan.prefetch, plan.prefetch_generations, self._in_flight, self.low
         )
-        if len(pages):
-            generations = self.s.generation[pages // self.lanes]
-            self.flights.append(Flight(pages, slots, generations, float(len(pages))))
+        self._fly(pages, slots)
         self._forget_order()
         rejected = Counter(dict(zip(planned.VALUE_REASONS, values[1:].tolist(), strict=True)))
         rejected.update(dict(zip(planned.PREFETCH_REASONS, fetched[1:].tolist(), strict=True)))
         return int(values[0] + fetched[0]), +rejected
 
+    def spare(self, slots: int) -> int:
+        """Slots that prefetches may hold while a layer needs `slots` at once."""
+        return self.limit - self.count(PINNED) - self.count(FILLING) - slots
+
+    def begin_ahead(self, pages: Int32, layer: int) -> Int32:
+        """A step begins to prefetch `pages` ([m], best first) for its `layer`; returns those that found room."""
+        generations = self.s.generation[pages // self.lanes].astype(np.uint32)
+        begun, slots, _ = planned.begin_prefetch(self.s, self.lanes, pages, generations, self._in_flight, self.low)
+        self._fly(begun, slots, layer)
+        return begun
+
+    def land(self, layer: int) -> int:
+        """The step's prefetches for `layer` become visible; returns how many of their pages have yet to move."""
+        late = 0.0
+        for flight in [f for f in self.flights if f.layer == layer]:
+            late += flight.left
+            self._end(flight)
+        return math.ceil(late - 1e-9)
+
     def move(self, pages: float) -> None:
-        """The link carried so many pages of prefetches, oldest first."""
+        """The link carried so many pages of prefetches: those of the nearest layer first, then plans', oldest first."""
         for flight in self.flights:
             moved = min(pages, flight.left)
             flight.left -= moved
@@ -191,13 +215,7 @@ class SimPool:
 
     def commit(self) -> int:
         """At a safe point: prefetches that have arrived become visible. Returns how many pages were in vain."""
-        wasted = 0
-        while self.flights and self.flights[0].left <= 1e-9:
-            flight = self.flights.pop(0)
-            arrived = (flight.pages, flight.slots, flight.generations)
-            wasted += len(flight.pages) - planned.commit_prefetch(self.s, self.lanes, *arrived, self._in_flight)
-            self._forget_order()
-        return wasted
+        return sum(self._end(f) for f in [f for f in self.flights if f.layer is None and f.left <= 1e-9])
 
     def drain_changes(self) -> tuple[Int32, Int32]:
         """Pages that gained and that lost their slot since the last call; each stands in one of them."""
@@ -215,7 +233,9 @@ class SimPool:
 
     def _wait_for_flights(self, short: int) -> None:
         """The pool ran dry: what is in flight must arrive first, as in the runtime."""
-        self.move(float("inf"))
+        for flight in self.flights:
+            # A step's own are waited for in their layer's turn.
+            flight.left = flight.left if flight.layer is not None else 0.0
         self.commit()
         short -= self.count(RESERVED)
         if short > 0 and self._reserve(short, *self._victims_since()) < short:
@@ -223,6 +243,19 @@ class SimPool:
                 f"{short} slots are missing of {self.limit}; the pool must hold the tails and one selection per lane "
                 "of a layer: give more slots, or run fewer sequences"
             )
+
+    def _fly(self, pages: Int32, slots: Int32, layer: int | None = None) -> None:
+        if len(pages):
+            generations = self.s.generation[pages // self.lanes]
+            self.flights.append(Flight(pages, slots, generations, float(len(pages)), layer))
+            self.flights.sort(key=lambda f: (f.layer is None, f.layer or 0))
+
+    def _end(self, flight: Flight) -> int:
+        """A flight's pages become visible; returns how many were in vain."""
+        self.flights.remove(flight)
+        arrived = (flight.pages, flight.slots, flight.generations)
+        self._forget_order()
+        return len(flight.pages) - planned.commit_prefetch(self.s, self.lanes, *arrived, self._in_flight)
 
     def _watermarks(self) -> None:
         self.low = max(1, self.limit // 32) if self.rules.reserve else 0

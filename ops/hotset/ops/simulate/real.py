@@ -75,6 +75,8 @@ def compare(
     is `learned`; `options` are further ones of Node.
     Raises ConfigError if the log cannot be simulated, or TraceError.
     """
+    if policy == "learned-device":
+        raise ConfigError("a real run is compared without what it decides inside steps; give another --policy")
     real = read_run(path)
     steps = len(real.epochs)
     if steps < LEAST_STEPS:

@@ -17,6 +17,7 @@ from hotset.daemon.planner import Scorer
 from hotset.daemon.scorers import LearnedScorer
 from hotset.ops.simulate.daemon import HEURISTIC_NS, LEARNED_NS, CostedHeuristic, CostedModel, Stopwatch
 from hotset.ops.simulate.engine import Engine
+from hotset.ops.simulate.inside import in_step_of
 from hotset.ops.simulate.node import Memory, Node
 from hotset.ops.simulate.tally import Tally
 from hotset.ops.simulate.wire import LockstepWire, Wire, daemon_config
@@ -27,7 +28,8 @@ from hotset.protos.errors import ConfigError
 from hotset.protos.messages import Advice
 from hotset.protos.trace import TraceMeta
 
-POLICIES = ("builtin", "heuristic", "learned")
+POLICIES = ("builtin", "heuristic", "learned", "learned-device")
+MODEL_POLICIES = ("learned", "learned-device")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Load:
 @dataclass(frozen=True)
 class Job:
     """One simulation. `policy`: builtin runs alone, the others beside a daemon; `controller`: obey its advice.
+
+    `learned-device` is `learned`, and the engine decides inside its steps as well, by the model that the daemon pushes.
 
     With a `log_dir` there is a daemon in any case, and it logs there.
     `start` sequences run at once until there is advice, by default as many as can.
@@ -83,7 +87,7 @@ def simulate(job: Job, workload: Workload | None = None) -> tuple[Tally, dict[st
     workload = workload or workload_of(job)
     start = time.perf_counter()
     with wire_of(job, workload) as wire:
-        engine = Engine(workload, job.node, wire)
+        engine = Engine(workload, job.node, wire, decides=job.policy == "learned-device")
         engine.admission.advise(Advice(number=0, concurrency=job.start))
         tally = engine.run()
     memory = engine.memory
@@ -97,6 +101,9 @@ def simulate(job: Job, workload: Workload | None = None) -> tuple[Tally, dict[st
         "link_gbps": job.node.link_gbps,
         "link_latency_us": job.node.link_latency_us,
         "seed": job.load.seed,
+        "device_model": engine.inside.version,
+        "held_pages": engine.inside.held,
+        "late_pages": engine.inside.late,
     }
     return tally, {**about, **tally.report(), "wall_seconds": time.perf_counter() - start}
 
@@ -124,6 +131,7 @@ def _daemon(job: Job, workload: Workload, folder: Path) -> LockstepWire:
         options["plan_every"] = 0
     if "advice" in DaemonConfig.model_fields:
         options["advice"] = {"enabled": job.controller}
+    in_step = in_step_of(workload) if job.policy == "learned-device" else None
     scorer, watch = _scorer(job)
     return LockstepWire(
         workload.meta.model,
@@ -134,18 +142,24 @@ def _daemon(job: Job, workload: Workload, folder: Path) -> LockstepWire:
         config=daemon_config(folder, **options),
         plan_delay_us=job.node.plan_delay_us,
         watch=watch,
+        in_step=in_step,
     )
 
 
 def _scorer(job: Job) -> tuple[Scorer, Stopwatch]:
-    learned = job.policy == "learned"
+    learned = job.policy in MODEL_POLICIES
     given, usual = job.node.score_ns, LEARNED_NS if learned else HEURISTIC_NS
     watch = Stopwatch(usual if given is None else given)
     if not learned:
         return CostedHeuristic(watch), watch
     if job.model is None:
-        raise ConfigError("policy learned needs a model; train one, or name it with --model")
-    return CostedModel(LearnedScorer.load(job.model), watch), watch
+        raise ConfigError(f"policy {job.policy} needs a model; train one, or name it with --model")
+    scorer = LearnedScorer.load(job.model)
+    if job.policy == "learned-device" and not scorer.model.pushed:
+        raise ConfigError(
+            f"{job.model}: this model has no heads for the device; train one on a log that recorded a lookahead"
+        )
+    return CostedModel(scorer, watch), watch
 
 
 @contextmanager

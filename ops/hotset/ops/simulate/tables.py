@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from hotset.ops.simulate.pool import SimPool
-from hotset.ops.simulate.slots import Bool, Int32, UInt8
+from hotset.ops.simulate.slots import Bool, Int32, Int64, UInt8
 from hotset.ops.simulate.workload import Request
 from hotset.runtime.groups import GroupTable
 
@@ -88,11 +88,13 @@ class Tables:
         playing.row += 1
         playing.steps += 1
 
-    def close(self, playing: Playing) -> None:
-        """End a sequence; groups that nobody else holds are freed."""
+    def close(self, playing: Playing) -> list[int]:
+        """End a sequence; groups that nobody else holds are freed, and returned."""
         del self.open[playing.number]
-        self.pool.free(self.groups.release(playing.groups))
+        freed = self.groups.release(playing.groups)
+        self.pool.free(freed)
         self.new_groups = [new for new in self.new_groups if new[0] != playing.number]
+        return freed
 
     def accesses(self, batch: list[Playing]) -> Accesses:
         """The recorded candidates of the batch's next steps, by physical page."""
@@ -102,7 +104,7 @@ class Tables:
         groups = np.full((len(batch), max(len(p.groups) for p in batch)), -1, np.int32)
         for i, playing in enumerate(batch):
             trace, row = playing.request.trace, playing.row
-            lane = (np.arange(lanes) + playing.request.turn * self.pool.geometry.kv_heads) % lanes
+            lane = turned(playing.request, lanes, self.pool.geometry.kv_heads)
             width = trace.pages.shape[2]
             pages[i, :, :width] = trace.pages[row][lane]
             scores[i, :, :width] = trace.scores[row][lane]
@@ -153,6 +155,12 @@ class Tables:
             self.pool.seal(playing.groups[-1], resident=True)
             self.written_pages += self.pool.lanes
             playing.has_tail = False
+
+
+def turned(request: Request, lanes: int, heads: int) -> Int64:
+    """The recorded lane that each lane of a copy plays, [lanes]."""
+    played: Int64 = (np.arange(lanes) + request.turn * heads) % lanes
+    return played
 
 
 @njit(cache=True)

@@ -25,6 +25,8 @@ class StepRecord:
     demand_pages: int
     cold_fills: int
     prefetch_pages: int
+    ahead_pages: int
+    """of these, begun inside the step"""
     prefetched_hits: int
     written_pages: int
     hot_slots: int
@@ -141,6 +143,7 @@ class Tally:
             "miss_ratio": misses / max(1, self.accesses),
             "cold_fills": self.total("cold_fills"),
             "prefetched_pages": prefetched,
+            "ahead_pages": self.total("ahead_pages"),
             "prefetched_hits": used,
             "prefetch_precision": used / prefetched if prefetched else None,
             "warm_pages": self.warm_pages,

@@ -20,7 +20,7 @@ from hotset.daemon.session import Session
 from hotset.daemon.state import SessionState
 from hotset.ops.simulate.daemon import Stopwatch, VirtualAhead
 from hotset.protos.errors import HotsetError
-from hotset.protos.messages import Advice, Capacity, Geometry, Hello, Plan
+from hotset.protos.messages import Advice, Capacity, Geometry, Hello, InStep, Lookahead, Model, Plan
 from hotset.protos.transport.memory import MemoryServer
 from hotset.protos.wire import Frame
 from hotset.runtime.link.control import Published
@@ -48,6 +48,14 @@ class Wire:
     def take_advice(self) -> Advice | None:
         """The newest advice that has arrived and was not taken yet."""
         return None
+
+    def take_lookahead(self) -> Lookahead | None:
+        """The newest steering of what is decided inside steps that has arrived and was not taken yet."""
+        return None
+
+    def take_models(self) -> list[Model]:
+        """Models that arrived since the last call, oldest first."""
+        return []
 
     def snapshot_wanted(self) -> bool:
         """Whether the daemon asks for the whole state."""
@@ -81,6 +89,7 @@ class LockstepWire(Wire):
         config: DaemonConfig,
         plan_delay_us: float,
         watch: Stopwatch,
+        in_step: InStep | None = None,
     ) -> None:
         self._now_us = 0.0
         self._watch = watch
@@ -92,6 +101,7 @@ class LockstepWire(Wire):
         self._hello = Hello(
             session=f"simulated-{os.getpid()}", pid=os.getpid(), model=model[:256] or "trace", geometry=geometry,
             epoch=0, builtin_policy=builtin, controller=False, lease_seconds=_LIMITS.lease_seconds, capacity=capacity,
+            in_step=in_step or InStep(),
         )  # fmt: skip
         self._server = LinkServer(self._transport, self._mailbox, self._counters, limits=_LIMITS, hello=self._greet)
         self._server.limit_entries(geometry.slots)
@@ -130,6 +140,14 @@ class LockstepWire(Wire):
     def take_advice(self) -> Advice | None:
         """See Wire."""
         return self._mailbox.take_advice()
+
+    def take_lookahead(self) -> Lookahead | None:
+        """See Wire."""
+        return self._mailbox.take_lookahead()
+
+    def take_models(self) -> list[Model]:
+        """See Wire."""
+        return self._mailbox.take_models()
 
     def snapshot_wanted(self) -> bool:
         """See Wire."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hotset.runtime.engine.engine import CheckedModel, CheckedPlan, Engine
+from hotset.runtime.engine.engine import CheckedModel, CheckedPlan, Engine, check_model
 from hotset.runtime.engine.pages import Accesses, PageTables
 
-__all__ = ["Accesses", "CheckedModel", "CheckedPlan", "Engine", "PageTables"]
+__all__ = ["Accesses", "CheckedModel", "CheckedPlan", "Engine", "PageTables", "check_model"]

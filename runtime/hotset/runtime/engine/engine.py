@@ -292,11 +292,8 @@ class Engine:
         """The newest model whose bytes are what they should be; say with `answer` whether the engine uses it."""
         newest: CheckedModel | None = None
         for model in self._link.take_models() if self._takes_models else ():
-            data = model.forest.tobytes()
             try:
-                if sha256(data) != model.sha256:
-                    raise ModelError("corrupt: the bytes do not have the hash that the message promises")
-                checked = CheckedModel(model.number, model.version, _parsed(data))
+                checked = check_model(model)
             except ModelError as error:
                 self.answer(model, accepted=False, reason=str(error))
                 continue
@@ -359,5 +356,10 @@ class Engine:
         return stats.model_copy(update=counts)
 
 
-def _parsed(data: bytes) -> FlatForest | DeviceModel:
-    return DeviceModel.from_bytes(data) if data.startswith(DEVICE_MAGIC) else FlatForest.from_bytes(data)
+def check_model(model: Model) -> CheckedModel:
+    """Parse what was pushed. Raises ModelError, in the words of the `ack`, unless the bytes are what they should be."""
+    data = model.forest.tobytes()
+    if sha256(data) != model.sha256:
+        raise ModelError("corrupt: the bytes do not have the hash that the message promises")
+    forest = DeviceModel.from_bytes(data) if data.startswith(DEVICE_MAGIC) else FlatForest.from_bytes(data)
+    return CheckedModel(model.number, model.version, forest)

@@ -7,11 +7,8 @@ from collections.abc import Callable
 import torch
 
 from hotset.kernels.decide import least_probability
+from hotset.protos.lookahead import DELAYS, UTILISATION_KEPT
 from hotset.runtime.host_link import HostLink
-
-DELAYS = 0.25
-"""share of a prefetch's time on an idle link that a miss waits for, as misses may come while it is there"""
-_KEPT = 0.8
 
 
 class LinkPrice:
@@ -45,4 +42,4 @@ class LinkPrice:
         if busy is None or seconds <= 0:
             return
         share, self._busy = min(1.0, (busy - self._busy) / seconds), busy
-        self.utilisation.mul_(_KEPT).add_((1 - _KEPT) * share)
+        self.utilisation.mul_(UTILISATION_KEPT).add_((1 - UTILISATION_KEPT) * share)
