@@ -20,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from hotset.kernels.append import append
+from hotset.kernels.changes import find_changes
 from hotset.kernels.decide import join_candidates, rescue
 from hotset.kernels.decide.bench import Layer
 from hotset.kernels.dispatch import interpreting
@@ -28,7 +29,9 @@ from hotset.kernels.forest import DeviceForest, forest
 from hotset.kernels.forest.bench import COLUMNS, random_forest
 from hotset.kernels.prefetch import Listed, begin_prefetch
 from hotset.kernels.record import Accessed, Recorded, record
-from hotset.kernels.select import selected_places
+from hotset.kernels.resolve import resolve
+from hotset.kernels.select import select, selected_places
+from hotset.kernels.state import ResidencyState
 from hotset.kernels.swap_in import rows_of, stamp, swap_in
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -110,6 +113,20 @@ def call_step() -> None:
         swap_in(frames, frames, one, one, one[:1], frame_of=one, clock=clock)
         swap_in(frames, frames, one, one, one[:1], frame_of=one, clock=clock, early=False)
         stamp(clock[:1])
+        call_residency(heads, lanes)
+
+
+def call_residency(heads: int, lanes: int) -> None:
+    """What ranks pages, gives them slots and tells of it."""
+    state = ResidencyState.create(slots=600, groups=40, layers=2, kv_heads=heads)
+    for width in (512, 2048, 8192):
+        mass, pages = torch.zeros(2, heads, width), torch.ones(2, dtype=torch.int32)
+        select(mass, pages, selected=128, candidates=256, recent=4)
+        select(mass, pages, selected=5, candidates=256, recent=4)
+    for policy in ("lru", "score-ema"):
+        resolve(state, torch.zeros(1024, dtype=torch.int32), policy, advance=True)
+    seen = torch.zeros(600, dtype=torch.int32)
+    find_changes(state, seen, seen, seen, torch.zeros(3, dtype=torch.int64))
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ def _mass(
     return mass, torch.tensor(counts, dtype=torch.int32)
 
 
-# `levels` makes many ties; 2,000 pages fill 2,048 lanes but for 48; sequences shorter than k, of one page and of none.
+# `levels` makes many ties; 2,000 pages fill 2,048 lanes but for 48; of 33,000 two counts do not fit one word; sequences shorter than k, of one page and of none.
 @pytest.mark.parametrize(
     ("width", "counts", "k", "n", "recent", "levels"),
     [
@@ -36,6 +36,7 @@ def _mass(
         (63, [63], 64, 128, 4, None),
         (2000, [2000], 100, 163, 0, 50),
         (63, [63, 63], 5, 5, 4, None),
+        (33000, [33000, 20], 64, 128, 4, 500),
     ],
 )
 def test_kernel_equals_reference(

@@ -2,9 +2,10 @@
 # mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator"
 """Triton kernels of select: a program a lane, which holds all its pages' masses in registers.
 
-A mass is not negative, so its bits order as an integer. The k-th largest is found by bisection over the 31
-bits, ties by bisection-free ranking with a prefix sum over pages; nothing is sorted but the few candidates
-beyond the selection.
+A mass is not negative, so its bits order as an integer. The k-th and the n-th largest are found by one bisection over
+the 31 bits, which ends as soon as both lists are told apart; ties by ranking with a prefix sum over pages. Nothing is
+sorted but the few candidates beyond the selection. Each step of the bisection is a sum over the program's threads, so
+few warps do: with one, no sum crosses a barrier.
 """
 
 from __future__ import annotations
@@ -17,12 +18,33 @@ from hotset.kernels.dispatch import next_power_of_two
 
 
 @triton.jit
-def _largest(key, count):
-    """Marks the `count` largest of `key` (int32, not negative; -1 never), ties to the lower index."""
-    least = tl.zeros([], tl.int32)
-    for bit in tl.static_range(30, -1, -1):
-        raised = least | (1 << bit)
-        least = tl.where(tl.sum((key >= raised).to(tl.int32)) >= count, raised, least)
+def _thresholds(key, few, many, WIDTH: tl.constexpr):
+    """Bits of the `few`-th and `many`-th largest of `key` (int32; -1 never), or of less with the same entries above."""
+    # Both counts in one word, so that one sum finds them.
+    half: tl.constexpr = 16 if WIDTH < 1 << 15 else 32
+    word: tl.constexpr = tl.int32 if WIDTH < 1 << 15 else tl.int64
+    least_few = tl.zeros([], tl.int32)
+    least_many = tl.zeros([], tl.int32)
+    exact_few = few == 0
+    exact_many = many == 0
+    bit = tl.full([], 30, tl.int32)
+    while bit >= 0:
+        raised_few = least_few | (1 << bit)
+        raised_many = least_many | (1 << bit)
+        found = tl.sum((key >= raised_few).to(word) + ((key >= raised_many).to(word) << half))
+        found_few = (found & ((1 << half) - 1)).to(tl.int32)
+        found_many = (found >> half).to(tl.int32)
+        least_few = tl.where(found_few >= few, raised_few, least_few)
+        least_many = tl.where(found_many >= many, raised_many, least_many)
+        exact_few = exact_few | (found_few == few)
+        exact_many = exact_many | (found_many == many)
+        bit = tl.where(exact_few & exact_many, -1, bit - 1)
+    return least_few, least_many
+
+
+@triton.jit
+def _largest(key, least, count):
+    """Marks the `count` largest of `key`, ties to the lower index; `least` is what _thresholds finds for it."""
     above = key > least
     equal = key == least
     room = count - tl.sum(above.to(tl.int32))
@@ -60,7 +82,9 @@ def _select(
     # 0x7f800000 is infinity: above every finite mass.
     key = tl.where(exists, tl.where(forced, 0x7F800000, m.to(tl.int32, bitcast=True)), -1)
     first = tl.minimum(count, K)
-    chosen = _largest(key, first) & exists
+    every = tl.minimum(count, N)
+    least_first, least_every = _thresholds(key, first, every, WIDTH)
+    chosen = _largest(key, least_first, first) & exists
     place = tl.cumsum(chosen.to(tl.int32), 0) - 1
     out = ids + lane * N
     level = scores + lane * N
@@ -71,9 +95,8 @@ def _select(
         tl.store(out + start + pad, -1, mask=(start + pad >= first) & (start + pad < N))
         tl.store(level + start + pad, 0, mask=(start + pad >= first) & (start + pad < N))
     if REST > 0:
-        rest = tl.minimum(count - first, N - K)
-        key = tl.where(chosen, -1, key)
-        more = _largest(key, rest) & (key >= 0) & (rest > 0)
+        rest = every - first
+        more = _largest(key, least_every, every) & exists & ~chosen
         place = K + tl.cumsum(more.to(tl.int32), 0) - 1
         # The pads above and these stores go to the same places, from different threads.
         tl.debug_barrier()
@@ -118,6 +141,11 @@ def _places(
     tl.store(valid + i, tl.where(page >= 0, tokens, 0), mask=i < total)
 
 
+def warps_for(width: int) -> int:
+    """Warps of a program that holds `width` masses."""
+    return min(32, max(1, width // 1024))
+
+
 def launch(mass: torch.Tensor, pages: torch.Tensor, k: int, n: int, recent: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Arguments as checked by the public function."""
     batch, heads, width = mass.shape
@@ -127,7 +155,7 @@ def launch(mass: torch.Tensor, pages: torch.Tensor, k: int, n: int, recent: int)
     _select[(batch * heads,)](
         mass, pages, ids, scores, width,
         HEADS=heads, K=k, N=n, RECENT=recent, WIDTH=padded, REST=next_power_of_two(n - k) if n > k else 0,
-        num_warps=min(32, max(4, padded // 512)),
+        num_warps=warps_for(padded),
     )  # fmt: skip
     return ids, scores
 

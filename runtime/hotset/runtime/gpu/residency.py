@@ -377,7 +377,8 @@ class DeviceResidency(ResidencyManager):
         """See ResidencyManager. The host waits; a step's changes are told by the slots, not the log (ring.py)."""
         self.forget_changes()
         found = self._changes.look(self.state.slots)
-        return split_changes(found.lost.cpu().numpy(), found.gained.cpu().numpy())
+        changed = int(found.counts[0])
+        return split_changes(*(t[:changed].cpu().numpy() for t in (found.lost, found.gained)))
 
     def keep_evicted(self) -> None:
         """Nobody reads the log on a device."""

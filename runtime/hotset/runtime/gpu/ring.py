@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 
 from hotset.kernels.record import Recorded
-from hotset.kernels.state import FREE, RESERVED
 from hotset.protos.messages import LayerFigure, Step, StepStats
 from hotset.runtime.events import lookahead_ranks
 from hotset.runtime.gpu.changes import Changes, split_changes
@@ -109,10 +108,9 @@ class Told:
 
     def start(self, manager: DeviceResidency, done: DevicePass) -> None:
         """Copy everything to the host, on the events stream."""
-        device, state = self._device, manager.state
-        levels = torch.stack([(state.state == kind).sum() for kind in (RESERVED, FREE)])
+        device = self._device
         changed = self._ring.changes.look(self._most)
-        numbers = torch.cat((changed.slots, levels, manager.counts, manager.figures.now.flatten()))
+        numbers = torch.cat((changed.counts, manager.counts, manager.figures.now.flatten()))
         # The next step writes the ranks anew, and its copies may begin before ours have left.
         self._distance, ranks = (done.ahead.distance, [done.ahead.ranks.clone()]) if done.ahead else (None, [])
         parts = (*vars(self.recorded).values(), numbers, changed.lost, changed.gained, *ranks)
@@ -146,7 +144,8 @@ class Told:
         n, lanes = self._room[3], self._sequences * self._ring.kv.lanes
         # The arrays of a message belong to the link, those of the record to the next step.
         candidates, scores, flags = (t[: self._sequences].reshape(lanes, n).clone().numpy() for t in self._host[:3])
-        loaded, evicted = split_changes(self._host[4].numpy(), self._host[5].numpy())
+        changed = int(self._host[3][0])
+        loaded, evicted = split_changes(*(t[:changed].numpy() for t in self._host[4:6]))
         return Step(
             epoch=self._epoch,
             sequences=self._ids,
