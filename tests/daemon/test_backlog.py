@@ -11,7 +11,7 @@ import pytest
 
 from hotset.daemon.config import DaemonConfig
 from hotset.daemon.connection import Connection
-from hotset.daemon.load import LONGEST
+from hotset.daemon.load import LONGEST, PATIENCE
 from hotset.daemon.rule import GUARDED
 from hotset.daemon.scorers import HeuristicScorer, LearnedScorer
 from hotset.daemon.sequence import SETTLE, LaneStep, SequenceState
@@ -228,6 +228,57 @@ def test_what_passes_by_itself_sheds_nothing(stage: Stage) -> None:
     assert stage.sidecar.status.counters.lanes_shed == 0
     assert stage.sidecar.status.gauges.observed_share == 1.0
     assert stage.sidecar.state.learned == 60
+
+
+def test_one_long_step_while_a_backlog_drains_sheds_nothing(stage: Stage) -> None:
+    """Somebody else had the core, once; the steps after it are as quick as those before."""
+    stage.costs(0.6)
+    stage.runtime.decode(30)
+    stage.run()
+    usual = stage.cost
+    stage.cost = lambda s: 2.0 * PERIOD / LANES if (s.id, s.features.steps) == (3, 40) else usual(s)
+    stage.runtime.decode(60)
+    stage.runtime.now += 12.5 * PERIOD
+    stage.run()
+    assert stage.longest >= 6
+    assert stage.sidecar.status.counters.lanes_shed == 0
+    assert stage.sidecar.state.learned == 90
+
+
+def test_what_piled_up_while_a_snapshot_was_taken_over_came_at_its_own_pace(stage: Stage) -> None:
+    stage.costs(0.5)
+    for _ in range(3):
+        stage.sidecar._backlog.load.learned(8 * LANES * SEQUENCES, 1.0, 0.5 * PERIOD)
+    take = stage.sidecar.state.snapshot
+
+    def slowly(message: Snapshot) -> None:
+        stage.runtime.now += 18.8 * PERIOD
+        take(message)
+
+    stage.sidecar.state.snapshot = slowly  # type: ignore[method-assign]
+    stage.runtime.snapshot(list(range(SEQUENCES)))
+    stage.runtime.decode(60)
+    stage.run()
+    assert stage.sidecar.status.counters.steps_skipped >= 15
+    assert stage.sidecar.status.counters.lanes_shed == 0
+
+
+def test_a_cut_too_deep_is_made_good_while_the_backlog_lasts(stage: Stage) -> None:
+    stage.costs(0.2)
+    stage.runtime.decode(40)
+    stage.runtime.now += 30 * PERIOD
+    stage.sidecar._backlog.load.cut(1 / 16)
+    shares = []
+    learned = stage.sidecar._backlog.load.learned
+
+    def noting(candidates: int, share: float, seconds: float) -> None:
+        shares.append((len(stage.sidecar._backlog), share))
+        learned(candidates, share, seconds)
+
+    stage.sidecar._backlog.load.learned = noting  # type: ignore[method-assign]
+    stage.run()
+    assert shares[0][1] <= 2 / 16
+    assert max(share for waiting, share in shares if waiting > PATIENCE) > 0.5
 
 
 def test_a_step_that_takes_far_too_long_is_cut_short(stage: Stage) -> None:

@@ -21,8 +21,10 @@ PATIENCE = 2
 """steps that may wait to be learned before it counts as overload"""
 LONGEST = 256
 """steps that may wait at all,"""
-LARGEST = 1 << 23
+LARGEST = 1 << 24
 """and candidates in them, 6 bytes each; what is older is not learned"""
+HICCUP = 4.0
+"""times what there is room for: so long a step may take while all are learned, as somebody else may have had the core"""
 
 
 @dataclass
@@ -37,6 +39,11 @@ class Load:
     """of the lanes that are observed"""
     _paces: deque[float] = field(default_factory=lambda: deque([SECONDS_A_CANDIDATE] * 2, maxlen=5))
     _turns: deque[tuple[int, float, float]] = field(default_factory=lambda: deque(maxlen=TURNS))
+
+    @property
+    def knows_pace(self) -> bool:
+        """Whether it was told how long steps took to come."""
+        return bool(self._turns)
 
     def arrived(self, steps: int, since: float | None, besides: float) -> None:
         """`steps` came in the `since` seconds since those before; answering them took `besides`, without learning."""
@@ -57,8 +64,11 @@ class Load:
         return self._cost(candidates) * self.share
 
     def late(self, seconds: float, steps: int) -> bool:
-        """Whether learning a step for so long is enough, while `steps` wait, it among them."""
-        return steps > PATIENCE and seconds >= (DRAIN if self.share < 1.0 else 1.0) * self._room
+        """Whether learning a step for so long is enough, while `steps` wait, it among them.
+
+        One step that takes long says nothing yet of those that follow: if they do too, `choose` finds out.
+        """
+        return steps > PATIENCE and seconds >= (1.0 if self.share < 1.0 else HICCUP) * self._room
 
     def choose(self, candidates: int, steps: int, waiting: int) -> float:
         """The share of the oldest step, of `candidates`, while `steps` of `waiting` candidates wait, it among them."""
@@ -67,7 +77,8 @@ class Load:
         cost = self._cost(candidates)
         sustained = self._room / cost if cost else 1.0
         if steps > PATIENCE and min(self.share, sustained) < 1.0:
-            self.cut(sustained)
+            # Where the first guess cut too deep, the backlog need not be over before that is made good.
+            self.share = min(1.0, GROWTH * self.share, max(LEAST_SHARE, DRAIN * sustained))
         elif steps == 1 and sustained > self.share:
             self.share = min(1.0, GROWTH * self.share, sustained)
         return self.share
@@ -75,7 +86,7 @@ class Load:
     @property
     def _room(self) -> float:
         """Seconds that learning one step may take for long: what plans leave of the time between two steps."""
-        if not self._turns:
+        if not self.knows_pace:
             return math.inf
         steps = sum(steps for steps, _, _ in self._turns)
         period = sum(since for _, since, _ in self._turns) / steps

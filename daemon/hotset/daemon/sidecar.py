@@ -202,6 +202,9 @@ class Sidecar:
         values that were made ahead, and what waits is left to `learn_some`.
         """
         if not self._new:
+            if not self._backlog.load.knows_pace:
+                # What comes while a first snapshot is taken over has come since then.
+                self._answered = arrived
             return
         newest, count = self._new[-1], len(self._new)
         self._new.clear()
