@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from stage import Stage, leads, until
 
 from hotset.daemon.config import DaemonConfig, PlanRules
 from hotset.daemon.connection import Connection
@@ -19,17 +20,16 @@ from hotset.daemon.scorers import HeuristicScorer
 from hotset.daemon.sequence import LaneStep, SequenceState
 from hotset.daemon.session import Session
 from hotset.daemon.warmup import warm_up
-from hotset.ops.play import TracePlayer, geometry_of
+from hotset.ops.play import geometry_of
 from hotset.predictor.trace import SequenceTrace, read_trace
 from hotset.protos.errors import HotsetError, ProtocolError
 from hotset.protos.messages import AccessFlag, Detach, Heartbeat, SequenceOpen
 from hotset.protos.trace import TraceMeta
 from hotset.protos.transport import MemoryServer
 from hotset.protos.wire import encode
-from hotset.runtime.link import ControlLink, LinkLimits
+from hotset.runtime.link import ControlLink
 
 META = TraceMeta(model="tiny", layers=2, kv_heads=2, page_size=4, selected=3, candidates=6, page_bytes=64)
-WAIT = 10.0
 
 
 def make_trace(sequence: int, steps: int = 40, pages: int = 20) -> SequenceTrace:
@@ -49,62 +49,15 @@ def compiled() -> None:
     warm_up(HeuristicScorer())
 
 
-class Stage:
-    """A link with a player behind it, and sessions in front of it, each on its thread."""
-
-    def __init__(self, folder: Path, lease_seconds: float = 3.0, high_water_mark: int = 256) -> None:
-        self.folder = folder
-        self.traces = [make_trace(0), make_trace(1)]
-        self.transport = MemoryServer(high_water_mark=high_water_mark)
-        geometry = geometry_of(META, self.traces, ratio=1.5)
-        self.link = ControlLink(
-            model="tiny", geometry=geometry, builtin_policy="lru", transport=self.transport,
-            limits=LinkLimits(lease_seconds=lease_seconds),
-        )  # fmt: skip
-        self.player = TracePlayer(META, self.traces, self.link, geometry, times=9)
-        self.alive = True
-        self.stop = threading.Event()
-        self._threads: list[threading.Thread] = []
-
-    def session(self, **options: Any) -> Session:
-        config = DaemonConfig(log_dir=self.folder, **options)
-        connection = Connection(self.transport.connect(), "test")
-        made = Session(connection, config, lambda _silence: self.alive, HeuristicScorer())
-        thread = threading.Thread(target=made.run, args=(self.stop,))
-        self._threads.append(thread)
-        thread.start()
-        return made
-
-    def play(self, steps: int, pause: float = 0.005) -> None:
-        for _ in range(steps):
-            assert self.player.step()
-            self.player.pool.check_integrity()
-            self.player.engine.tables.check_integrity()
-            time.sleep(pause)
-
-    def end(self) -> None:
-        self.stop.set()
-        for thread in self._threads:
-            thread.join()
-        self.link.close()
+def make_stage(folder: Path, lease_seconds: float = 3.0) -> Stage:
+    return Stage(folder, META, [make_trace(0), make_trace(1)], ratio=1.5, times=9, lease_seconds=lease_seconds)
 
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    made = Stage(tmp_path)
+    made = make_stage(tmp_path)
     yield made
     made.end()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def leads(session: Session) -> bool:
-    return session.sidecar is not None and session.sidecar.leads
 
 
 def steps_of(session: Session) -> int:
@@ -226,7 +179,7 @@ def test_a_gap_is_repaired_by_a_snapshot(stage: Stage) -> None:
 
 
 def test_a_standby_takes_over_when_the_controller_falls_silent(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, lease_seconds=0.5)
+    stage = make_stage(tmp_path, lease_seconds=0.5)
     try:
         silent = Connection(stage.transport.connect(), "silent")
         silent.attach("controller")
@@ -320,7 +273,7 @@ def test_two_sessions_never_share_a_folder(stage: Stage) -> None:
 
 def test_a_log_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    stage = Stage(tmp_path / "file")
+    stage = make_stage(tmp_path / "file")
     try:
         with pytest.raises(HotsetError, match="cannot write logs"):
             new_folder(tmp_path / "file", stage.link._greet(False, ""))
