@@ -103,6 +103,17 @@ def test_a_restarted_daemon_plans_with_the_model_at_once(tmp_path: Path, folder:
     sidecar.close("test")
 
 
+def test_a_restarted_daemon_remembers_what_it_withdrew(tmp_path: Path) -> None:
+    withdrawn = {"0" * 64: "worse"}
+    StateFile(tmp_path).keep([Memory(session="s1", kind=kind_of(hello()), withdrawn=withdrawn)])
+    recalled = StateFile(tmp_path).recall(hello())
+    assert recalled is not None
+    sidecar = Sidecar(hello(), DaemonConfig(log_dir=tmp_path), HeuristicScorer(), lambda _message: True)
+    sidecar.resume(*recalled)
+    assert sidecar._in_step.push.withdrawn == sidecar.memory.withdrawn == withdrawn
+    sidecar.close("test")
+
+
 def test_a_restarted_daemon_says_again_what_it_advised(tmp_path: Path) -> None:
     memory = Memory(session="s1", kind=kind_of(hello()), advised_concurrency=3, advised_slots=40)
     StateFile(tmp_path).keep([memory])

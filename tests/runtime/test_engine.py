@@ -34,7 +34,7 @@ from hotset.protos.messages import (
 )
 from hotset.protos.transport import MemoryServer
 from hotset.protos.wire import decode, encode
-from hotset.runtime.engine import Engine
+from hotset.runtime.engine import CheckedModel, Engine
 from hotset.runtime.link import ControlLink
 
 SHAPE = Geometry(layers=2, kv_heads=2, page_size=4, selected=2, candidates=4, page_bytes=64, slots=40, groups=30)
@@ -287,6 +287,10 @@ def test_models_are_checked_and_the_newest_good_one_is_taken() -> None:
     assert reasons[1] == ""
     assert "hash" in reasons[2]
     assert "the header announces" in reasons[3]
+    nothing = np.zeros(0, "|u1")
+    bench.deliver(watcher, Model(number=4, version="", sha256=forest.sha256(b""), forest=nothing, rollback=True))
+    bench.engine.begin_step()
+    assert bench.engine.take_model() == CheckedModel(4, "", None)
     bench.engine.close()
 
 

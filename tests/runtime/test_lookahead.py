@@ -234,6 +234,11 @@ def test_what_is_wrong_with_a_model_is_said_and_the_old_one_stays(
         assert heads.version == "v1"
     assert heads.take(message(data, 6, trained=999, rollback=True)) == ""
     assert heads.version == "v6"
+    # One without bytes takes it back, and then an older one is as good as any.
+    tables = heads.tables
+    assert heads.take(message(b"", 7)) == ""
+    assert (heads.version, heads.use, heads.value, heads.tables) == ("", None, None, tables + 1)
+    assert heads.take(message(data, 8, trained=5)) == ""
     off = made(model, lookahead=1, lookahead_prefetch="bare")
     assert off.ahead is not None
     assert off.ahead.take_model(message(data)).startswith("unsupported")

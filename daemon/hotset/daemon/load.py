@@ -24,7 +24,7 @@ LONGEST = 256
 LARGEST = 1 << 24
 """and candidates in them, 6 bytes each; what is older is not learned"""
 HICCUP = 4.0
-"""times what there is room for: so long a step may take while all are learned, as somebody else may have had the core"""
+"""times what there is room for: so long may a step take while all are learned, as others may have had the core"""
 
 
 @dataclass

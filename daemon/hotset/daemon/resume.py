@@ -32,6 +32,8 @@ FILE_NAME = "daemon.json"
 VERSION = 1
 MOST_SESSIONS = 64
 MOST_BYTES = 1 << 20
+MOST_WITHDRAWN = 8
+"""models that are remembered for having done worse than none, the last ones"""
 SAVE_SECONDS = 10.0
 
 
@@ -61,6 +63,8 @@ class Memory(BaseModel):
     """That ended."""
     since_training: Count = 0
     """Sequence steps logged since the last of them."""
+    withdrawn: dict[str, str] = Field(default={}, max_length=MOST_WITHDRAWN)
+    """Why, by SHA-256 of heads for the device that did worse than none."""
     advised_concurrency: int | None = None
     advised_slots: int | None = None
     updated: float = 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
@@ -17,13 +16,13 @@ from hotset.daemon.ingest import count_uses
 from hotset.daemon.instep.side import InStepSide
 from hotset.daemon.planner import Planner, Scorer
 from hotset.daemon.recorder import Recorder, trace_meta
-from hotset.daemon.resume import Memory, kind_of
+from hotset.daemon.resume import MOST_WITHDRAWN, Memory, kind_of
+from hotset.daemon.retraining import Retraining
 from hotset.daemon.room import Room
 from hotset.daemon.rule import Rule
 from hotset.daemon.scorers import LearnedScorer
 from hotset.daemon.state import SessionState
 from hotset.daemon.status import SessionStatus
-from hotset.daemon.training import Training
 from hotset.protos.messages import (
     Ack,
     Hello,
@@ -82,9 +81,7 @@ class Sidecar:
         self._fresh = False
         """Whether a plan waits for what is being learned."""
         self._answered: float | None = None
-        self._flushed: threading.Event | None = None
-        self._training: Training | None = None
-        self._trained_at = 0
+        self._retraining = Retraining(self._recorder, self.status)
         self._asked = -ASK_SECONDS
 
     def configure(self, config: DaemonConfig) -> None:
@@ -101,23 +98,22 @@ class Sidecar:
             self._rule.install(scorer, sequences=1)
             assert memory.in_service is not None
             self._rule.recall(memory.in_service)
-        self.status.counters.trainings = memory.trainings
+        self._in_step.push.withdrawn = dict(memory.withdrawn)
         self._advisor.resume(memory.advised_concurrency, memory.advised_slots)
         gauges = self.status.gauges
         gauges.advised_concurrency, gauges.advised_slots = memory.advised_concurrency, memory.advised_slots
-        # The log begins anew: what a training needs at least has to be in it.
-        self._trained_at = -min(memory.since_training, max(0, config.train_every - config.train_after))
+        self._retraining.resume(memory.trainings, memory.since_training, config)
         version = scorer.version if scorer is not None else ""
         self.status.phase("resumed", version=version, trainings=memory.trainings, verdict=self._rule.verdict)
 
     @property
     def memory(self) -> Memory:
         """What a later daemon should know of this session. May be read by another thread."""
-        ran, gauges = self._training is not None, self.status.gauges
+        gauges, retraining = self.status.gauges, self._retraining
         return Memory(
             session=self.status.about["session"], kind=self._kind, in_service=self._rule.in_service,
-            trainings=self.status.counters.trainings - ran,
-            since_training=max(0, self._recorder.logged - self._trained_at),
+            trainings=retraining.ended, since_training=retraining.since,
+            withdrawn=dict(list(self._in_step.push.withdrawn.items())[-MOST_WITHDRAWN:]),
             advised_concurrency=gauges.advised_concurrency, advised_slots=gauges.advised_slots,
         )  # fmt: skip
 
@@ -315,11 +311,7 @@ class Sidecar:
         self.status.expects(self._advisor.report)
         self.status.counters.steps_logged = self._recorder.logged
         self.status.counters.log_dropped = self._recorder.dropped
-        if self._flushed is not None and self._flushed.is_set():
-            self._start_training()
-        elif self._training_due():
-            # The training reads files: have all steps in them first, without waiting here.
-            self._flushed = self._recorder.flush()
+        self._retraining.tend(self._config, leads=self.leads)
         if self.status.due:
             self._measure()
             self.status.write()
@@ -327,7 +319,7 @@ class Sidecar:
     def _measure(self) -> None:
         """What costs too much to look at on every turn."""
         gauges, rate = self.status.gauges, self._budget.bytes_per_us
-        gauges.training_running = self._training is not None
+        gauges.training_running = self._retraining.running
         gauges.log_failed = bool(self._recorder.failed)
         gauges.link_rate = None if rate is None else rate * 1e6
         gauges.scored_share = self._planner.scored_share
@@ -340,39 +332,10 @@ class Sidecar:
             gauges.drift = max(report.drift.values(), default=None)
             gauges.model_made = self._rule.learned.made
 
-    def _training_due(self) -> bool:
-        config, first = self._config, self.status.counters.trainings == 0
-        busy = self._training is not None or self._flushed is not None
-        wait = config.train_after if first else config.train_every
-        return bool(
-            config.train and self.leads and not busy and wait and self._recorder.logged - self._trained_at >= wait
-        )
-
-    def _start_training(self) -> None:
-        self._flushed = None
-        self._trained_at = self._recorder.logged
-        self.status.counters.trainings += 1
-        folder = self.status.path.parent / f"training-{self.status.counters.trainings}"
-        self._training = Training(
-            self._recorder.folder, folder, self._config.train_arguments, self._config.train_niceness
-        )
-        self.status.phase("training_started", steps=self._trained_at, folder=folder.name)
-
     def _adopt_model(self) -> None:
         """Between two plans, put a finished training's model in place."""
-        training = self._training
-        if training is None or not training.done:
-            return
-        self._training = None
-        result, scorer = training.result, training.scorer
-        if result is None or scorer is None:
-            self.status.phase("training_failed", reason=training.error)
-            return
-        self.status.phase(
-            "training_finished", version=scorer.version, promoted=result.promoted, reason=result.reason,
-            mlflow_run=result.mlflow_run, metrics=result.metrics,
-        )  # fmt: skip
-        if result.promoted or self._config.swap == "always":
+        scorer = self._retraining.finished(swap=self._config.swap)
+        if scorer is not None:
             self._rule.install(scorer, sequences=len(self.state.sequences))
             self.status.counters.swaps += 1
             self.status.phase("swap", version=scorer.version)
@@ -387,8 +350,7 @@ class Sidecar:
 
     def close(self, reason: str) -> None:
         """Stop the training, finish the log, and say why."""
-        if self._training is not None:
-            self._training.stop()
+        self._retraining.stop()
         self._ahead.close()
         # The message that ended the session came right after these.
         self._backlog.learn_all()

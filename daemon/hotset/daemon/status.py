@@ -54,6 +54,7 @@ class SessionCounters:
     advice_refused: int = 0
     models_pushed: int = 0
     models_refused: int = 0
+    models_withdrawn: int = 0
     lookaheads_sent: int = 0
     lookaheads_refused: int = 0
     lanes_shed: int = 0

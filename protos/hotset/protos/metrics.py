@@ -56,6 +56,9 @@ COUNTERS: dict[str, Metric] = {
     "advice_refused": Metric("hotset_advice_refused_total", "counter", "Pieces of advice the runtime did not follow"),
     "models_pushed": Metric("hotset_models_pushed_total", "counter", "Models sent to decide inside the step"),
     "models_refused": Metric("hotset_models_refused_total", "counter", "Models of those the runtime refused"),
+    "models_withdrawn": Metric(
+        "hotset_models_withdrawn_total", "counter", "Models of those that did worse than none, and were taken back"
+    ),
     "lookaheads_sent": Metric(
         "hotset_lookahead_steerings_total", "counter", "Thresholds and distances of the lookahead sent"
     ),

@@ -110,7 +110,7 @@ def test_from_the_ranks_of_a_decode_to_its_model_in_force(
     decode(decoder, STEPS)
     until(lambda: status.gauges.training_running)
     training = status.path.parent / "training-1"
-    until(lambda: (training / "result.json").exists() or sidecar._training is None)
+    until(lambda: (training / "result.json").exists() or not sidecar._retraining.running)
     # The model is loaded on a thread of its own; it is adopted between two plans.
     phases: list[str] = []
     while "push_accepted" not in phases and len(generation.tokens) < MOST - 2 * MORE:

@@ -25,7 +25,8 @@ def scorers(sample: Trace) -> tuple[LearnedScorer, LearnedScorer, LearnedScorer]
     values, uses = device_rows(sample, fraction=0.05, seed=0)
     assert uses is not None
     first = fit(rows, device=[(values, uses)])
-    second = fit([reuse_rows(sample, fraction=0.03, seed=1)], device=[(values, uses)])
+    others = uses._replace(used=~uses.used)
+    second = fit([reuse_rows(sample, fraction=0.03, seed=1)], device=[(values, others)])
     return LearnedScorer(first), LearnedScorer(second), LearnedScorer(ReuseModel(first.card.__class__(), first.text))
 
 
@@ -144,3 +145,82 @@ def test_a_model_without_heads_is_not_pushed_and_status_says_so(scorers: tuple[L
     assert push.due(1) is None
     assert push.state == "none"
     assert "has no heads for the device" in push.reason
+
+
+def in_force(scorer: LearnedScorer) -> ModelPush:
+    push = ModelPush(TAKES)
+    push.wish(scorer)
+    message = push.due(1)
+    assert message is not None
+    push.acknowledged(ack(message.number, True))
+    return push
+
+
+def test_what_is_withdrawn_is_taken_back_once_and_not_sent_again(scorers: tuple[LearnedScorer, ...]) -> None:
+    push = in_force(scorers[0])
+    push.take_back("worse")
+    message = push.due(2)
+    assert message is not None
+    assert (message.version, len(message.forest), message.sha256, message.rollback) == ("", 0, sha256(b""), True)
+    assert push.acknowledged(ack(message.number, True))
+    for epoch in range(3, 3 + 2 * RESEND_STEPS):
+        push.wish(scorers[0])
+        push.observe("", epoch)
+        assert push.due(epoch) is None
+    assert (push.state, push.reason, push.stays) == ("withdrawn", "worse", False)
+    push.renewed()
+    again = push.due(9998)
+    assert again is not None
+    assert not len(again.forest)
+    push.wish(scorers[1])
+    other = push.due(9999)
+    assert other is not None
+    assert other.version == scorers[1].version
+    push.wish(scorers[0])
+    back = push.due(10000)
+    assert back is not None
+    assert not len(back.forest)
+    assert push.state == "withdrawn"
+
+
+def test_one_that_is_tried_comes_back_or_goes_for_good(scorers: tuple[LearnedScorer, ...]) -> None:
+    push = in_force(scorers[0])
+    push.take_back("seems worse", tried=True)
+    assert push.due(2) is not None
+    push.restore()
+    message = push.due(3)
+    assert message is not None
+    assert message.version == scorers[0].version
+    push.observe(scorers[0].version, 4)
+    push.take_back("seems worse", tried=True)
+    assert push.due(5) is not None
+    push.take_back("is worse")
+    # It has left already.
+    assert push.due(6) is None
+    assert push.withdrawn == {scorers[0].model.card.device_sha256: "is worse"}
+
+
+def test_a_runtime_that_does_not_let_go_is_known(scorers: tuple[LearnedScorer, ...]) -> None:
+    push = in_force(scorers[0])
+    push.take_back("worse")
+    message = push.due(2)
+    assert message is not None
+    push.acknowledged(ack(message.number, False, "corrupt: device model: 0 bytes are too few for a header"))
+    assert push.stays
+    assert (push.state, push.reason) == ("withdrawn", "worse")
+    push.wish(scorers[1])
+    assert not push.stays
+
+
+def test_taking_back_is_said_again_while_steps_name_a_model(scorers: tuple[LearnedScorer, ...]) -> None:
+    push, sent = in_force(scorers[0]), []
+    push.take_back("worse")
+    for epoch in range(2, 8 * RESEND_STEPS):
+        push.observe(scorers[0].version, epoch)
+        if push.due(epoch) is not None:
+            sent.append(epoch)
+    assert [epoch - 2 for epoch in sent] == [0, RESEND_STEPS, 3 * RESEND_STEPS, 7 * RESEND_STEPS]
+    push.take_back("worse")
+    assert push.due(9998) is not None
+    push.unsent()
+    assert push.due(9999) is not None

@@ -2,102 +2,68 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from stage import Stage, leads, until
 
-from hotset.daemon.config import DaemonConfig
-from hotset.daemon.connection import Connection
+from hotset.daemon.instep import watch
+from hotset.daemon.planner import Scorer
 from hotset.daemon.scorers import HeuristicScorer, LearnedScorer
 from hotset.daemon.session import Session
 from hotset.daemon.warmup import warm_up
-from hotset.ops.play import InsideStep, TracePlayer, geometry_of
+from hotset.ops.play import InsideStep
+from hotset.predictor.dataset import Rows
 from hotset.predictor.experiments.fit import device_rows, fit, reuse_rows
+from hotset.predictor.lookahead import UseRows
 from hotset.predictor.model import PUSHED_FILE
 from hotset.predictor.trace import Trace, read_trace
+from hotset.protos.device_features import DEVICE_FEATURES
 from hotset.protos.errors import ModelError
 from hotset.protos.messages import InStep, LayerFigure
-from hotset.protos.transport import MemoryServer
-from hotset.runtime.link import ControlLink
-
-WAIT = 20.0
 
 
 @pytest.fixture(scope="module")
-def folder(sample: Trace, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with heads for the device, trained on the sample's code."""
+def code(sample: Trace) -> tuple[Rows, Rows, UseRows]:
+    """Of the sample's code: rows of a model, and of its heads for the device."""
     warm_up(HeuristicScorer())
     code = Trace(sample.meta, sample.sequences[:1])
     values, uses = device_rows(code, fraction=0.2, seed=0)
     assert uses is not None
+    return reuse_rows(code, fraction=0.05, seed=0), values, uses
+
+
+@pytest.fixture(scope="module")
+def folder(code: tuple[Rows, Rows, UseRows], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with heads for the device."""
+    rows, values, uses = code
     made = tmp_path_factory.mktemp("model")
-    fit([reuse_rows(code, fraction=0.05, seed=0)], device=[(values, uses)]).save(made)
+    fit([rows], device=[(values, uses)]).save(made)
     return made
 
 
-class Stage:
-    """The sample's documents behind a link, and daemons in front of it, each on its thread."""
+def make_stage(folder: Path, sample: Trace, in_step: InStep | None = None) -> Stage:
+    """The sample's documents, whose steps decide inside."""
+    docs = sample.sequences[1:]
+    inside = InsideStep(sample.meta, docs)
+    return Stage(folder, sample.meta, docs, ratio=2.0, times=6, inside=inside, in_step=in_step)
 
-    def __init__(self, folder: Path, sample: Trace, in_step: InStep | None = None) -> None:
-        self.folder = folder
-        docs = sample.sequences[1:]
-        geometry = geometry_of(sample.meta, docs, ratio=2.0)
-        self.inside = InsideStep(sample.meta, docs)
-        self.transport = MemoryServer()
-        self.link = ControlLink(
-            model="tiny", geometry=geometry, builtin_policy="lru", transport=self.transport,
-            in_step=self.inside.in_step if in_step is None else in_step,
-        )  # fmt: skip
-        self.player = TracePlayer(sample.meta, docs, self.link, geometry, times=4, inside=self.inside)
-        self.stop = threading.Event()
-        self.threads: list[threading.Thread] = []
 
-    def session(self, scorer: LearnedScorer | HeuristicScorer, **options: Any) -> Session:
-        config = DaemonConfig(log_dir=self.folder, **options)
-        made = Session(Connection(self.transport.connect(), "test"), config, lambda _: True, scorer)
-        self.threads.append(threading.Thread(target=made.run, args=(self.stop,)))
-        self.threads[-1].start()
-        until(lambda: made.sidecar is not None and made.sidecar.leads)
-        return made
-
-    def play(self, steps: int, session: Session) -> None:
-        """Play, and wait after every step until the daemon has learned it."""
-        assert session.sidecar is not None
-        for _ in range(steps):
-            seen = session.sidecar.status.counters.steps_received
-            assert self.player.step()
-            self.player.pool.check_integrity()
-            self.player.engine.tables.check_integrity()
-            until(lambda seen=seen: session.sidecar.status.counters.steps_received > seen)  # type: ignore[misc]
-
-    def end_sessions(self) -> None:
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
-        self.stop, self.threads = threading.Event(), []
-
-    def end(self) -> None:
-        self.end_sessions()
-        self.link.close()
+def lead(stage: Stage, scorer: Scorer, **options: Any) -> Session:
+    """Start a session and wait until it leads."""
+    made = stage.session(scorer, **options)
+    until(lambda: leads(made))
+    return made
 
 
 @pytest.fixture
 def stage(tmp_path: Path, sample: Trace) -> Iterator[Stage]:
-    made = Stage(tmp_path, sample)
+    made = make_stage(tmp_path, sample)
     yield made
     made.end()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def counters(session: Session) -> Any:
@@ -117,10 +83,10 @@ def in_step(session: Session) -> dict[str, Any]:
 
 def test_a_model_is_pushed_acknowledged_and_decides(stage: Stage, folder: Path) -> None:
     scorer = LearnedScorer.load(folder)
-    session = stage.session(scorer, link_gbps=50.0)
-    stage.play(6, session)
+    session = lead(stage, scorer, link_gbps=50.0)
+    stage.play(6, learned_by=session)
     until(lambda: counters(session).models_pushed == 1 and "push_accepted" in phases(session))
-    stage.play(40, session)
+    stage.play(40, learned_by=session)
     assert stage.inside.version == scorer.version
     assert in_step(session)["model"] == {"state": "in force", "version": scorer.version, "reason": ""}
     assert counters(session).models_pushed == 1
@@ -140,18 +106,18 @@ def test_a_model_is_pushed_acknowledged_and_decides(stage: Stage, folder: Path) 
 
 
 def test_a_link_that_demand_fills_stops_prefetching_in_the_step(stage: Stage, folder: Path) -> None:
-    session = stage.session(LearnedScorer.load(folder), link_gbps=1e-5)
-    stage.play(70, session)
+    session = lead(stage, LearnedScorer.load(folder), link_gbps=1e-5)
+    stage.play(70, learned_by=session)
     before = stage.player.played.inside_pages
-    stage.play(30, session)
+    stage.play(30, learned_by=session)
     assert stage.inside.least[1:].min() > 0.8
     assert stage.inside.pages.max() <= 1
     assert stage.player.played.inside_pages - before <= 30 * stage.inside.pages.sum()
 
 
 def test_the_log_holds_the_ranks_that_were_acted_on(stage: Stage, sample: Trace) -> None:
-    session = stage.session(HeuristicScorer())
-    stage.play(12, session)
+    session = lead(stage, HeuristicScorer())
+    stage.play(12, learned_by=session)
     stage.end_sessions()
     assert session.sidecar is not None
     (logged,) = read_trace(session.sidecar.status.path.parent / "trace").sequences
@@ -164,20 +130,20 @@ def test_the_log_holds_the_ranks_that_were_acted_on(stage: Stage, sample: Trace)
 def test_a_daemon_that_comes_again_pushes_again(stage: Stage, folder: Path) -> None:
     scorer = LearnedScorer.load(folder)
     for turn in range(1, 3):
-        session = stage.session(scorer)
-        stage.play(6, session)
+        session = lead(stage, scorer)
+        stage.play(6, learned_by=session)
         until(lambda: "push_accepted" in phases(session))  # noqa: B023
         assert counters(session).models_pushed == 1, turn
         stage.end_sessions()
 
 
 def test_a_refused_model_is_told_once(tmp_path: Path, sample: Trace, folder: Path) -> None:
-    stage = Stage(tmp_path, sample)
+    stage = make_stage(tmp_path, sample)
     stage.inside.take = lambda model: "foreign: other features"  # type: ignore[method-assign]
-    session = stage.session(LearnedScorer.load(folder))
-    stage.play(20, session)
+    session = lead(stage, LearnedScorer.load(folder))
+    stage.play(20, learned_by=session)
     until(lambda: "push_refused" in phases(session))
-    stage.play(20, session)
+    stage.play(20, learned_by=session)
     assert (counters(session).models_pushed, counters(session).models_refused) == (1, 1)
     assert in_step(session)["model"]["reason"] == "foreign: other features"
     assert phases(session).count("push_refused") == 1
@@ -185,9 +151,9 @@ def test_a_refused_model_is_told_once(tmp_path: Path, sample: Trace, folder: Pat
 
 
 def test_an_engine_that_takes_none_gets_none(tmp_path: Path, sample: Trace, folder: Path) -> None:
-    stage = Stage(tmp_path, sample, in_step=InStep())
-    session = stage.session(LearnedScorer.load(folder), link_gbps=50.0)
-    stage.play(12, session)
+    stage = make_stage(tmp_path, sample, in_step=InStep())
+    session = lead(stage, LearnedScorer.load(folder), link_gbps=50.0)
+    stage.play(12, learned_by=session)
     assert (counters(session).models_pushed, counters(session).lookaheads_sent) == (0, 0)
     assert in_step(session)["model"]["state"] == "closed"
     stage.end()
@@ -201,3 +167,55 @@ def test_a_file_that_is_damaged_is_never_pushed(folder: Path, tmp_path: Path) ->
     (tmp_path / PUSHED_FILE).write_bytes(data)
     with pytest.raises(ModelError, match="damaged"):
         LearnedScorer.load(tmp_path)
+
+
+def test_a_model_whose_prefetches_are_not_used_is_withdrawn_until_another_comes(
+    stage: Stage, folder: Path, code: tuple[Rows, Rows, UseRows]
+) -> None:
+    rows, values, uses = code
+    rank = uses.features[:, [feature.name for feature in DEVICE_FEATURES].index("rank")]
+    liar = LearnedScorer(fit([rows], device=[(values, uses._replace(used=rank > np.quantile(rank, 0.93)))]))
+    session = lead(stage, liar, link_gbps=50.0)
+    for _ in range(60):
+        stage.play(1, learned_by=session)
+        if "push_withdrawn" in phases(session):
+            break
+    stage.play(60, learned_by=session)
+    assert (counters(session).models_pushed, counters(session).models_withdrawn) == (1, 1)
+    assert phases(session).count("push_withdrawn") == 1
+    assert in_step(session)["model"]["state"] == "withdrawn"
+    assert "promised" in in_step(session)["model"]["reason"]
+    assert stage.inside.version == ""
+    before = stage.player.played.inside_pages
+    stage.play(20, learned_by=session)
+    assert stage.player.played.inside_pages == before
+    # Another version gets its turn, and this one never again.
+    assert session.sidecar is not None
+    good = LearnedScorer.load(folder)
+    for scorer in (good, liar):
+        session.sidecar._rule.install(scorer, sequences=1)
+        stage.play(40, learned_by=session)
+        assert counters(session).models_pushed == 2
+        assert stage.inside.version == (scorer.version if scorer is good else "")
+    assert in_step(session)["model"]["state"] == "withdrawn"
+
+
+def test_a_model_by_which_more_is_missed_is_tried_and_withdrawn(
+    stage: Stage, code: tuple[Rows, Rows, UseRows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fetches next to nothing, and keeps what is used last. A window is the trace once over."""
+    monkeypatch.setattr(watch, "WINDOW", 80)
+    rows, values, uses = code
+    session = lead(stage, HeuristicScorer(), link_gbps=50.0, plan_every=0)
+    stage.play(100, learned_by=session)
+    assert session.sidecar is not None
+    wrong = values._replace(target=-values.target, censored=np.zeros_like(values.censored))
+    rare = uses._replace(used=np.arange(len(uses.used)) % 400 == 0)
+    session.sidecar._rule.install(LearnedScorer(fit([rows], device=[(wrong, rare)])), sequences=1)
+    stage.play(110, learned_by=session)
+    assert "push_tried" in phases(session)
+    assert stage.inside.version == ""
+    stage.play(110, learned_by=session)
+    assert phases(session)[-2:] == ["push_tried", "push_withdrawn"]
+    assert counters(session).models_withdrawn == 1
+    assert stage.inside.version == ""

@@ -14,6 +14,7 @@ from hotset.daemon.instep.layers import LayerTally
 from hotset.daemon.instep.push import ModelPush
 from hotset.daemon.instep.rules import LookaheadRules
 from hotset.daemon.instep.threshold import Thresholds
+from hotset.daemon.instep.watch import Verdict, Watch
 from hotset.daemon.scorers import LearnedScorer
 from hotset.daemon.status import SessionStatus
 from hotset.protos.messages import Ack, Hello, LayerFigure, Lookahead, Message, Model, Step
@@ -34,6 +35,7 @@ class InStepSide:
         self.rules = rules
         self.tally = status.layers = LayerTally(layers)
         self.push = ModelPush(hello.in_step, enabled=rules.push)
+        self._watch = Watch()
         self._page_bytes = hello.geometry.page_bytes
         self._status = status
         self._looks_ahead = bool(hello.in_step.distances)
@@ -55,11 +57,26 @@ class InStepSide:
         gauges.device_model = bool(step.stats.device_model)
         if self.tally.steps == told:
             return
+        self._judge(self._watch.observe(step))
         gauges.step_precision, gauges.step_coverage = self.tally.overall()
         self._thresholds.observe(step)
         # Before a model decides there is nothing to steer, and thresholds would drift.
         if bytes_per_us is not None and step.stats.device_model:
             self._look(step, bytes_per_us)
+
+    def _judge(self, verdict: Verdict) -> None:
+        """Withdraw the model that decides, if it is ours, or put it back."""
+        push, reason = self.push, self._watch.reason
+        if verdict is Verdict.RESTORE and push.state == "tried":
+            push.restore()
+            self._status.phase("push_restored", version=push.version, reason=reason)
+        elif verdict is Verdict.TRY and push.state == "in force":
+            push.take_back(reason, tried=True)
+            self._status.phase("push_tried", version=push.version, reason=reason)
+        elif verdict is Verdict.WITHDRAW and push.state in ("in force", "tried"):
+            push.take_back(reason)
+            self._status.counters.models_withdrawn += 1
+            self._status.phase("push_withdrawn", version=push.version, reason=reason)
 
     def _look(self, step: Step, bytes_per_us: float) -> None:
         rules, tally = self.rules, self.tally
@@ -74,7 +91,8 @@ class InStepSide:
 
     def due(self, scorer: LearnedScorer | None, epoch: int, *, meant: bool = False) -> list[Message]:
         """What to send now, when `scorer` is the model in service; `meant` if a person chose it."""
-        self.push.wish(scorer, meant=meant)
+        if self.push.wish(scorer, meant=meant):
+            self._watch.begin()
         found: list[Message] = []
         if (model := self.push.due(epoch)) is not None:
             found.append(model)
@@ -88,6 +106,8 @@ class InStepSide:
         if isinstance(message, Model):
             if not well:
                 self.push.unsent()
+                return
+            if not len(message.forest):
                 return
             counters.models_pushed += 1
             self._status.phase("push", version=message.version, bytes=len(message.forest), number=message.number)
@@ -103,6 +123,8 @@ class InStepSide:
     def acknowledged(self, ack: Ack) -> None:
         """The runtime says what became of a model or a steering."""
         if ack.of == "model" and self.push.acknowledged(ack):
+            if self.push.taken_back:
+                return
             self._status.counters.models_refused += not ack.accepted
             if ack.accepted:
                 self._status.phase("push_accepted", version=self.push.version)
@@ -129,8 +151,9 @@ class InStepSide:
         thresholds, layers = self._thresholds, len(self._thresholds.least)
         distance = np.full(layers, -1, np.int8) if self._distances is None else self._distances.now
         message = Lookahead(
-            number=self._number + 1, steps=HOLD_STEPS, distance=distance,
-            least=thresholds.least.astype("<f4"), pages=thresholds.pages,
+            number=self._number + 1, steps=HOLD_STEPS, distance=distance, least=thresholds.least.astype("<f4"),
+            # Who goes on with a model that was taken back fetches nothing by it.
+            pages=np.zeros_like(thresholds.pages) if self.push.stays else thresholds.pages,
             reason=f"{self.rules.link_share * thresholds.trust:.0%} of the link's rate, less demand and plans",
         )  # fmt: skip
         if not self._news(message, epoch):

@@ -71,7 +71,11 @@ class InsideStep:
         )  # fmt: skip
 
     def take(self, model: CheckedModel) -> str:
-        """Decide by `model` from now on; why not, or nothing."""
+        """Decide by `model` from now on, or by none; why not, or nothing."""
+        if model.forest is None:
+            self._value = self._use = None
+            self.version = ""
+            return ""
         if not isinstance(model.forest, DeviceModel):
             return "unsupported: one forest decides nothing here"
         self._value, self._use, self.version = Forest(model.forest.value), Forest(model.forest.use), model.version

@@ -53,11 +53,14 @@ class CheckedPlan:
 
 
 class CheckedModel(NamedTuple):
-    """A forest, or the two of a device model, whose bytes have the hash that was promised, and are well formed."""
+    """A forest, or the two of a device model, whose bytes have the hash that was promised, and are well formed.
+
+    None takes back the model that decides.
+    """
 
     number: int
     version: str
-    forest: FlatForest | DeviceModel
+    forest: FlatForest | DeviceModel | None
 
 
 class Engine:
@@ -361,5 +364,7 @@ def check_model(model: Model) -> CheckedModel:
     data = model.forest.tobytes()
     if sha256(data) != model.sha256:
         raise ModelError("corrupt: the bytes do not have the hash that the message promises")
+    if not data:
+        return CheckedModel(model.number, "", None)
     forest = DeviceModel.from_bytes(data) if data.startswith(DEVICE_MAGIC) else FlatForest.from_bytes(data)
     return CheckedModel(model.number, model.version, forest)

@@ -23,10 +23,16 @@ class DeviceHeads:
         """counts up when other tables hold the forests, which a captured graph must be made anew for"""
 
     def take(self, pushed: Model) -> str:
-        """Put `pushed` in force, or say why not (docs/protocol.md, `model`): then nothing changes."""
+        """Put `pushed` in force, or say why not (docs/protocol.md, `model`): then nothing changes.
+
+        One without bytes takes back what is in force.
+        """
         data = pushed.forest.tobytes()
         if sha256(data) != pushed.sha256:
             return "corrupt: the bytes do not have the hash that the message promises"
+        if not data:
+            self._drop()
+            return ""
         try:
             parsed = DeviceModel.parse(data)
         except ModelError as error:
@@ -46,6 +52,11 @@ class DeviceHeads:
         self.tables += self.value is not before[0] or self.use is not before[1]
         self.version, self._trained = pushed.version, pushed.trained
         return ""
+
+    def _drop(self) -> None:
+        self.tables += self.use is not None
+        self.value = self.use = None
+        self.version, self._trained = "", 0
 
     def _uploaded(self, model: DeviceModel) -> tuple[DeviceForest, DeviceForest]:
         value = DeviceForest.upload(model.value, device=self._device, least=self.value.plan if self.value else None)
