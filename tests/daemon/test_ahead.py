@@ -259,6 +259,7 @@ def test_idle_sequences_are_compacted_keep_heat_and_come_back() -> None:
     for epoch in range(121, 121 + SETTLE):
         state.step(make_step(state, epoch))
     assert back.has_features
+    state.room.check_integrity(state.sequences)
 
 
 def test_memory_stays_below_its_cap_at_every_step() -> None:
@@ -270,6 +271,7 @@ def test_memory_stays_below_its_cap_at_every_step() -> None:
         who = sorted(rng.choice(4, 2, replace=False).tolist())
         state.step(make_step(state, epoch, who))
         assert state.room.used(state.sequences) <= limit
+        state.room.check_integrity(state.sequences)
         if epoch % 20 == 0:
             state.close(SequenceClose(sequence=epoch // 20 - 1, tokens=1, reason="x"))
             open_sequence(state, epoch // 20 - 1)

@@ -50,6 +50,17 @@ def test_scoring_takes_a_share_of_the_step() -> None:
     assert ScoringBudget(most=100).rows(step) == 100
 
 
+def test_a_plan_waits_for_its_step_where_that_takes_little() -> None:
+    budget, slow = ScoringBudget(most=20_000), StepStats(step_us=100_000)
+    budget.observe(1000, 0.002)
+    assert budget.fits(20_000, 0.007, slow)
+    assert not budget.fits(24_000, 0.007, slow)
+    # Many lanes: whoever waits until they are all learned plans late, however much time a step takes.
+    assert not budget.fits(0, 0.026, slow)
+    assert budget.fits(900, 0.0001, StepStats(step_us=100))
+    assert not budget.fits(1000, 0.0001, StepStats(step_us=100))
+
+
 COUNT = st.integers(0, 10**9)
 
 

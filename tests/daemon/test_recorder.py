@@ -40,6 +40,13 @@ def test_flush_puts_everything_on_disk(tmp_path: Path) -> None:
     assert log.sequences[0].steps.tolist() == list(range(5))
     assert (recorder.logged, recorder.dropped) == (5, 0)
     recorder.close()
+    parts = list((tmp_path / "log").glob("part-*"))
+    assert recorder.written == sum(part.stat().st_size for part in parts) > 0
+    # Whoever goes on with the folder counts on.
+    again = make(tmp_path / "log")
+    again.append(part(5), epoch=5)
+    again.close()
+    assert again.written > recorder.written
 
 
 def test_what_waits_is_bounded_in_bytes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

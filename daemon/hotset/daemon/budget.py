@@ -12,6 +12,8 @@ LEAST_ROWS = 2048
 FRESH_SHARE = 0.5
 """of a step; above STEP_SHARE, so that what is scored within its budget is never left to values made ahead"""
 FRESH_SECONDS = 2e-3
+LEARN_SECONDS = 8e-3
+"""that learning a step may take for a plan to wait for it, however long the step: 0.99 of plans take no longer"""
 
 
 @dataclass
@@ -60,7 +62,7 @@ class ScoringBudget:
     def fits(self, rows: int, seconds: float, stats: StepStats) -> bool:
         """Whether a plan may wait until a step is learned, which takes `seconds`, and `rows` pages are scored."""
         allowed = max(FRESH_SECONDS, FRESH_SHARE * stats.step_us * 1e-6)
-        return seconds + rows * (self._seconds_per_row or 0.0) <= allowed
+        return seconds <= LEARN_SECONDS and seconds + rows * (self._seconds_per_row or 0.0) <= allowed
 
     def reset(self) -> None:
         """Another scorer has another speed."""

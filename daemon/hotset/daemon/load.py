@@ -68,7 +68,7 @@ class Load:
 
         One step that takes long says nothing yet of those that follow: if they do too, `choose` finds out.
         """
-        return steps > PATIENCE and seconds >= (1.0 if self.share < 1.0 else HICCUP) * self._room
+        return steps > PATIENCE and seconds >= (DRAIN if self.share < 1.0 else HICCUP) * self._room
 
     def choose(self, candidates: int, steps: int, waiting: int) -> float:
         """The share of the oldest step, of `candidates`, while `steps` of `waiting` candidates wait, it among them."""

@@ -127,7 +127,7 @@ class Recorder:
             if part is None or self._pending > PART_BYTES:
                 self._pending = 0
                 self._writer.flush()
-                self.written = sum(part.stat().st_size for part in self.folder.glob("part-*"))
+                self.written = self._writer.written
         except (OSError, TraceError) as error:
             self.failed = str(error)
             say(logging.ERROR, "log_failed", folder=str(self.folder), reason=self.failed)

@@ -25,6 +25,8 @@ class Room:
         self.idle_steps = idle_steps
         self.compactions = 0
         self._tidied = 0
+        self._most = 0
+        """Bytes that all features hold at most: what was counted last, and what was allowed since."""
 
     def used(self, sequences: Mapping[int, SequenceState]) -> int:
         """Bytes that the features of `sequences` hold now."""
@@ -39,6 +41,7 @@ class Room:
         for compact in (False, True):
             if self._make(sequences, None, made.features.bytes_of(pages, compact=compact), spare=0):
                 return SequenceState(number, prompt_tokens, geometry, compact=compact)
+        self._most += made.features.nbytes
         return made
 
     def admit(self, sequences: Mapping[int, SequenceState], part: LaneStep, pages: int) -> bool:
@@ -76,8 +79,12 @@ class Room:
         self, sequences: Mapping[int, SequenceState], for_whom: SequenceState | None, wanted: int, spare: int
     ) -> bool:
         """Have `wanted` more bytes below the limit, compacting others that rest for more than `spare` steps."""
-        free = self.limit - self.used(sequences)
+        if self._most + wanted > self.limit:
+            # Counted sequence by sequence only where there is need.
+            self._most = self.used(sequences)
+        free = self.limit - self._most
         if free >= wanted:
+            self._most += wanted
             return True
         newest = max((s.stepped_at for s in sequences.values()), default=0)
         resting = [
@@ -93,4 +100,9 @@ class Room:
             sequence.compact()
             self.compactions += 1
             free += gain[sequence.id]
+        self._most += wanted
         return True
+
+    def check_integrity(self, sequences: Mapping[int, SequenceState]) -> None:
+        """Raises AssertionError if more is held than was allowed."""
+        assert self.used(sequences) <= self._most, f"{self.used(sequences)} bytes are held, {self._most} were allowed"

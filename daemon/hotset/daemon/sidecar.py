@@ -275,7 +275,7 @@ class Sidecar:
         gauges = status.gauges
         gauges.waiting, gauges.paused = stats.waiting, stats.paused
         gauges.hot_slots = stats.hot_slots or self.state.geometry.slots
-        gauges.observed_share, gauges.state_bytes = self._backlog.load.share, self.state.room.used(self.state.sequences)
+        gauges.observed_share = self._backlog.load.share
         counters.lanes_shed, counters.compactions = self.state.lanes_shed, self.state.room.compactions
 
     def _room(self, step: Step) -> int:
@@ -319,6 +319,7 @@ class Sidecar:
     def _measure(self) -> None:
         """What costs too much to look at on every turn."""
         gauges, rate = self.status.gauges, self._budget.bytes_per_us
+        gauges.state_bytes = self.state.room.used(self.state.sequences)
         gauges.training_running = self._retraining.running
         gauges.log_failed = bool(self._recorder.failed)
         gauges.link_rate = None if rate is None else rate * 1e6

@@ -99,6 +99,7 @@ class SessionState:
         self._check(message.groups, self.geometry.groups, "group")
         self._check(message.resident, len(self.resident), "page")
         before, self.sequences = self.sequences, {}
+        held = dict(before)
         self._left += sum(sequence.table_bytes for sequence in before.values())
         self._owners[:] = self._shared = 0
         self._full = False
@@ -107,8 +108,8 @@ class SessionState:
             if not self._fits(int(message.offsets[i + 1] - message.offsets[i])):
                 continue
             if sequence is None:
-                held = before | self.sequences
                 sequence = self.room.open(held, number, int(message.prompt_tokens[i]), self.geometry)
+                held[number] = sequence
             sequence.length = int(message.lengths[i])
             pages = slice(message.offsets[i], message.offsets[i + 1])
             sequence.set_groups(message.groups[pages], message.generations[pages])

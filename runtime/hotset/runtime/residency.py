@@ -220,10 +220,12 @@ class ResidencyManager:
         moved = self.moved
         moved.accesses += int((pages >= 0).sum())
         moved.hits += int(done.hit.sum())
-        moved.prefetched_hits += int(done.prefetched.sum())
+        fetched = done.slots[done.prefetched]
+        moved.prefetched_hits += fetched.numel()
         moved.demand_pages += missed.numel()
         self.figures.add(LayerFigure.DEMAND_PAGES, self._layer, missed.numel())
-        self.figures.used(self._layer, torch.where(done.prefetched, done.slots, -1))
+        if fetched.numel():
+            self.figures.used(self._layer, fetched)
         return done
 
     def _waited(self, why: LayerFigure, seconds: float) -> None:

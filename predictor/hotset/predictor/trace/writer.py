@@ -37,6 +37,8 @@ class TraceWriter:
         self._pending: list[dict[str, npt.NDArray[Any]]] = []
         self._steps: list[Mapping[str, int]] = []
         self._next_part = _next_part(folder)
+        self.written = sum(part.stat().st_size for part in folder.glob(f"part-*{PART_SUFFIX}"))
+        """Bytes of all parts."""
 
     def append(
         self,
@@ -87,6 +89,7 @@ class TraceWriter:
         meta = self._meta.model_copy(update={"prompt_tokens": dict(self._prompt_tokens)})
         path = self._folder / f"part-{self._next_part:06d}{PART_SUFFIX}"
         write_file(path, meta, self._lookahead, columns, self._steps)
+        self.written += path.stat().st_size
         self._next_part += 1
         self._pending, self._steps = [], []
         # A log of months must not name in each part all sequences that ever were.
