@@ -27,7 +27,8 @@ def _mass(
     return mass, torch.tensor(counts, dtype=torch.int32)
 
 
-# `levels` makes many ties; 2,000 pages fill 2,048 lanes but for 48; of 33,000 two counts do not fit one word; sequences shorter than k, of one page and of none.
+# `levels` makes many ties; 2,000 pages fill 2,048 lanes but for 48; of 33,000 two counts do not fit one word;
+# sequences shorter than k, of one page and of none.
 @pytest.mark.parametrize(
     ("width", "counts", "k", "n", "recent", "levels"),
     [
