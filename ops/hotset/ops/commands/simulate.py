@@ -21,7 +21,9 @@ Example: hotset simulate code.parquet --sequences 32 --sweep concurrency=1,2,4,8
 
 Another example: hotset simulate code.parquet docs.parquet --hbm-gib 0.5,1 --link-gbps 55,110 --plot node.png
 
-A third, which tells how far off all this is for a run that was logged: hotset simulate --real runs/daemon/SESSION
+A GPU server: hotset simulate docs.parquet --node h200-llama3-8b --sequences 80 --sweep concurrency=8,24,64
+
+How far off all this is for a run that was logged: hotset simulate --real runs/daemon/SESSION
 """
 _CHAMPION = "models:/hotset-reuse@champion"
 
@@ -55,21 +57,36 @@ def simulate(
     ] = "at-once",
     tokens: Annotated[str | None, typer.Option(help="tokens a request [default: all that was recorded]")] = None,
     shared_prefix: Annotated[str, typer.Option(help="share of the prompt that copies have in common")] = "0",
+    node: Annotated[
+        str | None,
+        typer.Option(help="a node's parameters, which other options override: h200-llama3-8b, or a file NODE.toml"),
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option(help="tokens that a request takes memory for [default: what was recorded]")
+    ] = None,
     concurrency: Annotated[str | None, typer.Option(help="requests that may run at once [default: all]")] = None,
     ratio: Annotated[str | None, typer.Option(help="hot slots over k, per lane of these [default: 2]")] = None,
     slots: Annotated[str | None, typer.Option(help="hot slots; overrides --ratio")] = None,
     hbm_gib: Annotated[str | None, typer.Option(help="memory for hot slots and running requests together")] = None,
     sequence_mib: Annotated[str | None, typer.Option(help="of it, a request [default: its page bounds]")] = None,
     link_gbps: Annotated[str | None, typer.Option(help="bandwidth of the host link, GB/s [default: 50]")] = None,
-    link_latency_us: Annotated[str, typer.Option(help="latency of a batch of transfers")] = "10",
-    step_us: Annotated[str, typer.Option(help="compute of a step, whatever the batch")] = "1200",
-    sequence_us: Annotated[str, typer.Option(help="compute that each request of the batch adds")] = "40",
-    plan_delay_us: Annotated[str, typer.Option(help="from a step's event to its plan on the wire")] = "1000",
+    link_latency_us: Annotated[str | None, typer.Option(help="latency of a batch of transfers [default: 10]")] = None,
+    step_us: Annotated[str | None, typer.Option(help="compute of a step, whatever the batch [default: 1200]")] = None,
+    sequence_us: Annotated[
+        str | None, typer.Option(help="compute that each request of the batch adds [default: 40]")
+    ] = None,
+    plan_delay_us: Annotated[
+        str | None, typer.Option(help="from a step's event to its plan on the wire [default: 1000]")
+    ] = None,
     score_ns: Annotated[
         str | None, typer.Option(help="for the daemon to score a page [default: 200 heuristic, 2000 learned]")
     ] = None,
-    lookahead_us: Annotated[str, typer.Option(help="learned-device: compute that a layer's lookahead adds")] = "15",
-    lookahead_sequence_us: Annotated[str, typer.Option(help="and for each request of the batch")] = "0",
+    lookahead_us: Annotated[
+        str | None, typer.Option(help="learned-device: compute that a layer's lookahead adds [default: 15]")
+    ] = None,
+    lookahead_sequence_us: Annotated[
+        str | None, typer.Option(help="and for each request of the batch [default: 0]")
+    ] = None,
     builtin: Annotated[
         str | None, typer.Option(help="built-in policy: margin-ema, score-ema or lru [default: margin-ema]")
     ] = None,
@@ -91,6 +108,8 @@ def simulate(
     """See HELP."""
     import json
 
+    from hotset.ops.simulate.node import Node
+    from hotset.ops.simulate.nodes import load_node
     from hotset.ops.simulate.plot import check_target, draw
     from hotset.ops.simulate.run import Job, Load
     from hotset.ops.simulate.sweep import jobs_of, parse_axis, parse_values, run_jobs
@@ -99,11 +118,12 @@ def simulate(
 
     given = {
         "policy": policy or "builtin", "sequences": sequences, "arrivals": arrivals, "tokens": tokens,
-        "shared_prefix": shared_prefix, "concurrency": concurrency, "ratio": ratio, "slots": slots, "hbm_gib": hbm_gib,
-        "sequence_mib": sequence_mib, "link_gbps": link_gbps or "50", "link_latency_us": link_latency_us,
+        "shared_prefix": shared_prefix, "context": context, "concurrency": concurrency, "ratio": ratio, "slots": slots,
+        "hbm_gib": hbm_gib,
+        "sequence_mib": sequence_mib, "link_gbps": link_gbps, "link_latency_us": link_latency_us,
         "step_us": step_us, "sequence_us": sequence_us, "plan_delay_us": plan_delay_us, "score_ns": score_ns,
         "lookahead_us": lookahead_us, "lookahead_sequence_us": lookahead_sequence_us,
-        "builtin": builtin or "margin-ema",
+        "builtin": builtin,
     }  # fmt: skip
     if real is not None:
         _compare(
@@ -118,7 +138,10 @@ def simulate(
     folder = _model_folder(options["policy"], model, tracking_uri)
     if not traces:
         raise ConfigError("nothing to simulate; give a TRACE, or --real LOG")
-    base = Job(tuple(traces), controller=controller, model=folder, load=Load(seed=seed), log_dir=log_dir)
+    base = Job(
+        tuple(traces), controller=controller, model=folder, load=Load(seed=seed), log_dir=log_dir,
+        node=Node.checked(**load_node(node)) if node else Node(),
+    )  # fmt: skip
     if plot is not None:
         check_target(plot, axes)
     todo = jobs_of(base, options)

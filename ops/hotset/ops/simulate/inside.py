@@ -144,8 +144,7 @@ class DeviceInside(Inside):
 
     def layer_us(self, layer: int) -> float:
         """See Inside."""
-        node, looks = self._node, len(self._targets(layer))
-        return looks * (node.lookahead_us + len(self._batch) * node.lookahead_sequence_us)
+        return len(self._targets(layer)) * self._node.ahead_us(len(self._batch), self._pool.geometry.layers)
 
     def waited(self, layer: int, missed: int, late: int, wait_us: float) -> None:
         """See Inside."""

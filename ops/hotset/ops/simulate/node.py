@@ -12,10 +12,15 @@ from hotset.protos.messages import Capacity, Geometry
 from hotset.protos.trace import TraceMeta
 
 GIB = 1 << 30
+_BY_LAYER = ("link_latency_us", "lookahead_us", "lookahead_sequence_us")
+"""what each layer costs"""
 
 
 class Node(BaseModel):
-    """One accelerator and its decode process. Times are microseconds of virtual time."""
+    """One accelerator and its decode process. Times are microseconds of virtual time.
+
+    Where `layers`, `kv_heads` and `token_bytes` say what is served, recorded lanes stand for its lanes: `stand_for`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,10 +29,16 @@ class Node(BaseModel):
     slots: Annotated[int | None, Field(ge=1, description="hot slots; overrides ratio")] = None
     hbm_gib: Annotated[float | None, Field(gt=0, description="hot slots and running sequences together")] = None
     sequence_mib: Annotated[float | None, Field(ge=0, description="what a running sequence takes of it")] = None
+    layers: Annotated[int | None, Field(ge=1, description="of the model served, if not the recorded one")] = None
+    kv_heads: Annotated[int | None, Field(ge=1, description="of the model served")] = None
+    token_bytes: Annotated[int | None, Field(ge=1, description="K and V of one token in one lane of it")] = None
+    context: Annotated[int | None, Field(ge=1, description="tokens that a sequence takes memory for")] = None
+    page_state_bytes: Annotated[int, Field(ge=0, description="of a page of a lane, wherever it is")] = 0
     link_gbps: Annotated[float, Field(gt=0, description="10^9 bytes a second")] = 50.0
     link_latency_us: Annotated[float, Field(ge=0, description="of a batch of transfers")] = 10.0
     step_us: Annotated[float, Field(ge=0, description="compute of a step, whatever the batch")] = 1200.0
     sequence_us: Annotated[float, Field(ge=0, description="compute that each sequence of the batch adds")] = 40.0
+    ktoken_us: Annotated[float, Field(ge=0, description="and that each 1,024 tokens of `context` add to it")] = 0.0
     plan_delay_us: Annotated[float, Field(ge=0, description="from a step's event to its plan on the wire")] = 1000.0
     score_ns: Annotated[float | None, Field(ge=0, description="nanoseconds for the daemon to score a page")] = None
     lookahead_us: Annotated[float, Field(ge=0, description="compute that looking ahead adds for a layer")] = 15.0
@@ -46,7 +57,35 @@ class Node(BaseModel):
 
     def compute_us(self, batch: int) -> float:
         """Compute of a step of `batch` sequences."""
-        return self.step_us + self.sequence_us * batch
+        return self.step_us + (self.sequence_us + self.scores_us) * batch
+
+    @property
+    def scores_us(self) -> float:
+        """Of a sequence: scores of all its pages in all layers."""
+        return self.ktoken_us * (self.context or 0) / 1024
+
+    def ahead_us(self, batch: int, layers: int) -> float:
+        """What a lookahead at one of `layers` adds: its pages are scored by another query."""
+        return self.lookahead_us + batch * (self.lookahead_sequence_us + self.scores_us / layers)
+
+    def stand_for(self, meta: TraceMeta) -> tuple[TraceMeta, Node]:
+        """Recordings whose lanes stand for those of the model served, and the node as they see it.
+
+        A recorded page has the bytes of all the pages that it stands for, and a recorded layer waits and looks ahead as
+        often as there are layers for it. Raises ConfigError if the model served is told in part.
+        """
+        told = (self.layers, self.kv_heads, self.token_bytes)
+        if told == (None, None, None):
+            return meta, self
+        if self.layers is None or self.kv_heads is None or self.token_bytes is None:
+            raise ConfigError("of the model served give layers, kv_heads and token_bytes, or none of them")
+        lanes, times = self.layers * self.kv_heads / (meta.layers * meta.kv_heads), self.layers / meta.layers
+        seen = {name: getattr(self, name) * times for name in _BY_LAYER}
+        seen["page_state_bytes"] = round(self.page_state_bytes * lanes)
+        return (
+            meta.model_copy(update={"page_bytes": round(meta.page_size * self.token_bytes * lanes)}),
+            self.model_copy(update={**seen, "layers": None, "kv_heads": None, "token_bytes": None}),
+        )
 
     def wait_us(self, pages: int, page_bytes: int) -> float:
         """Time that attention waits for `pages` demand misses of a layer (docs/replay.md)."""
@@ -68,7 +107,7 @@ class Memory:
         """Raises ConfigError if not even one sequence fits."""
         meta, self._meta = workload.meta, workload.meta
         self.lanes = meta.layers * meta.kv_heads
-        self.sequence_bytes = _sequence_bytes(node, workload)
+        self.sequence_bytes, self.kv_bytes = _sequence_bytes(node, workload), _kv_bytes(node, workload)
         most = min(node.concurrency or len(workload.requests), len(workload.requests))
         everything = most * workload.longest_pages * self.lanes
         self.hbm_bytes = int(node.hbm_gib * GIB) if node.hbm_gib else 0
@@ -90,6 +129,11 @@ class Memory:
             raise ConfigError(
                 f"{given} hot slots and {most} sequences do not fit into {node.hbm_gib:g} GiB; lower one of them"
             )
+
+    @property
+    def whole_sequences(self) -> int:
+        """Sequences that would fit with all their KV."""
+        return self.hbm_bytes // (self.sequence_bytes + self.kv_bytes)
 
     def left_for_slots(self, sequences: int) -> int:
         """Slots that fit beside so many open sequences."""
@@ -124,8 +168,19 @@ class Memory:
 
 
 def _sequence_bytes(node: Node, workload: Workload) -> int:
-    """By default the key bounds of the longest sequence's pages: as many bytes a page as K and V of one token."""
+    """By default the key bounds of its pages, as many bytes a page as K and V of one token, and their state."""
     if node.sequence_mib is not None:
         return int(node.sequence_mib * (1 << 20))
     meta = workload.meta
-    return workload.longest_pages * meta.layers * meta.kv_heads * meta.page_bytes // meta.page_size
+    return _pages(node, workload) * (meta.page_bytes // meta.page_size + node.page_state_bytes)
+
+
+def _kv_bytes(node: Node, workload: Workload) -> int:
+    return _pages(node, workload) * workload.meta.page_bytes
+
+
+def _pages(node: Node, workload: Workload) -> int:
+    """Of all lanes of a sequence of the `context`, by default of the longest one."""
+    meta = workload.meta
+    logical = -(-node.context // meta.page_size) if node.context else workload.longest_pages
+    return logical * meta.layers * meta.kv_heads

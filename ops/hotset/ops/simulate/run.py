@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def workload_of(job: Job) -> Workload:
 
 def simulate(job: Job, workload: Workload | None = None) -> tuple[Tally, dict[str, Any]]:
     """Run a job; returns its counts and its report. Raises ConfigError for what cannot run."""
-    workload = workload or workload_of(job)
+    job, workload = _standing(job, workload or workload_of(job))
     start = time.perf_counter()
     with wire_of(job, workload) as wire:
         engine = Engine(workload, job.node, wire, decides=job.policy == "learned-device")
@@ -98,6 +98,7 @@ def simulate(job: Job, workload: Workload | None = None) -> tuple[Tally, dict[st
         "slots": memory.most_slots,
         "hbm_gib": memory.hbm_bytes / (1 << 30),
         "sequence_mib": memory.sequence_bytes / (1 << 20),
+        **_whole(memory, job.node),
         "link_gbps": job.node.link_gbps,
         "link_latency_us": job.node.link_latency_us,
         "seed": job.load.seed,
@@ -106,6 +107,20 @@ def simulate(job: Job, workload: Workload | None = None) -> tuple[Tally, dict[st
         "late_pages": engine.inside.late,
     }
     return tally, {**about, **tally.report(), "wall_seconds": time.perf_counter() - start}
+
+
+def _standing(job: Job, workload: Workload) -> tuple[Job, Workload]:
+    """Both as the recorded lanes see them, where they stand for a larger model's."""
+    meta, node = job.node.stand_for(workload.meta)
+    return replace(job, node=node), replace(workload, meta=meta)
+
+
+def _whole(memory: Memory, node: Node) -> dict[str, Any]:
+    """What the same memory would do if all KV were in it; nothing if it was made up of hot slots."""
+    if node.hbm_gib is None:
+        return {"whole_sequences": None, "whole_tokens_per_second": None}
+    fit = memory.whole_sequences
+    return {"whole_sequences": fit, "whole_tokens_per_second": 1e6 * fit / node.compute_us(fit) if fit else 0.0}
 
 
 @contextmanager

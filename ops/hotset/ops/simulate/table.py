@@ -28,6 +28,10 @@ def print_table(reports: Sequence[Mapping[str, Any]], axes: Sequence[str], conso
         table.add_row(*head, *_cells(report))
     console = console or Console(width=max(110, Console().width))
     console.print(table)
+    for fit, rate in dict.fromkeys(
+        (r["whole_sequences"], r["whole_tokens_per_second"]) for r in reports if r.get("whole_sequences") is not None
+    ):
+        console.print(f"with all KV in that memory: batch {fit}, {rate:.0f} tok/s without a stall", highlight=False)
     for report in reports:
         if "error" in report:
             console.print(f"{_where(report, names)}: {report['error']}", markup=False, soft_wrap=True)
