@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--policy", choices=("builtin", "heuristic", "learned"), default="builtin")
     parser.add_argument("--model", help="for learned: a folder, or models:/NAME@ALIAS")
     parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--max-running", type=int, help="of the prompts; the others wait, so that the batch changes")
     parser.add_argument("--context", type=int, default=2000)
     parser.add_argument("--tokens", type=int, default=80)
     parser.add_argument("--hbm-fraction", type=float, default=0.35)
@@ -67,10 +68,11 @@ def _arguments(told: argparse.Namespace, out: Path) -> list[str]:
     for number, text in enumerate(samples.split_text(samples.long_text(), told.prompts)):
         (file := out / f"prompt{number}.txt").write_text(text, encoding="utf-8")
         found += ["--prompt-file", str(file)]
-    names = ("context", "hbm_fraction", "link_gbps", "link_latency_us", "threads")
+    names = ("max_running", "context", "hbm_fraction", "link_gbps", "link_latency_us", "threads")
     return [
         *found, "--max-new-tokens", str(told.tokens),
-        *(word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(told, name)))),
+        *(word for name in names if (value := getattr(told, name)) is not None
+          for word in (f"--{name.replace('_', '-')}", str(value))),
     ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from hotset.protos.errors import ConfigError
 
 SERVED = Node(
     layers=32, kv_heads=8, token_bytes=512, context=131072, hbm_gib=112.6, page_state_bytes=33, link_gbps=55.4,
-    link_latency_us=11, step_us=4380, sequence_us=37, ktoken_us=2.29, lookahead_us=9.2,
+    link_latency_us=11, step_us=4380, sequence_us=37, ktoken_us=2.29, lookahead_us=9.2, lookahead_ktoken_us=0.07,
 )  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def test_recorded_lanes_stand_for_those_of_the_model_served(sample: Trace) -> No
     assert meta.layers * node.wait_us(10, meta.page_bytes) == pytest.approx(
         32 * 11 + meta.layers * 10 * (256 / 12) * 16 * 512 / 55.4e3, rel=1e-4
     )
-    assert meta.layers * node.ahead_us(2, meta.layers) == pytest.approx(32 * 9.2 + 2 * 128 * 2.29)
+    assert meta.layers * node.ahead_us(2) == pytest.approx(32 * (9.2 + 2 * 128 * 0.07))
     assert node.compute_us(3) == 4380 + 3 * (37 + 128 * 2.29)
     assert node.stand_for(meta) == (meta, node)
 

@@ -99,7 +99,7 @@ def simulate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of arrivals and copies")] = 0,
     sweep: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE,VALUE,...: any option above; may be repeated")
+        list[str] | None, typer.Option(help="NAME=VALUE,VALUE,...: any option above or field of a node file; may be repeated")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="processes")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a run and line")] = False,

@@ -144,7 +144,7 @@ class DeviceInside(Inside):
 
     def layer_us(self, layer: int) -> float:
         """See Inside."""
-        return len(self._targets(layer)) * self._node.ahead_us(len(self._batch), self._pool.geometry.layers)
+        return len(self._targets(layer)) * self._node.ahead_us(len(self._batch))
 
     def waited(self, layer: int, missed: int, late: int, wait_us: float) -> None:
         """See Inside."""

@@ -12,7 +12,7 @@ from hotset.protos.messages import Capacity, Geometry
 from hotset.protos.trace import TraceMeta
 
 GIB = 1 << 30
-_BY_LAYER = ("link_latency_us", "lookahead_us", "lookahead_sequence_us")
+_BY_LAYER = ("link_latency_us", "lookahead_us", "lookahead_sequence_us", "lookahead_ktoken_us")
 """what each layer costs"""
 
 
@@ -43,6 +43,7 @@ class Node(BaseModel):
     score_ns: Annotated[float | None, Field(ge=0, description="nanoseconds for the daemon to score a page")] = None
     lookahead_us: Annotated[float, Field(ge=0, description="compute that looking ahead adds for a layer")] = 15.0
     lookahead_sequence_us: Annotated[float, Field(ge=0, description="and for each sequence of the batch")] = 0.0
+    lookahead_ktoken_us: Annotated[float, Field(ge=0, description="and for each 1,024 tokens of its context")] = 0.0
     builtin: Literal["margin-ema", "score-ema", "lru"] = "margin-ema"
     plan_lifetime: Annotated[int, Field(ge=1, description="steps that a plan's values outlive its epoch")] = 16
 
@@ -57,16 +58,15 @@ class Node(BaseModel):
 
     def compute_us(self, batch: int) -> float:
         """Compute of a step of `batch` sequences."""
-        return self.step_us + (self.sequence_us + self.scores_us) * batch
+        return self.step_us + (self.sequence_us + self.ktoken_us * self._ktokens) * batch
+
+    def ahead_us(self, batch: int) -> float:
+        """What a lookahead at one layer adds to a step of `batch` sequences."""
+        return self.lookahead_us + batch * (self.lookahead_sequence_us + self.lookahead_ktoken_us * self._ktokens)
 
     @property
-    def scores_us(self) -> float:
-        """Of a sequence: scores of all its pages in all layers."""
-        return self.ktoken_us * (self.context or 0) / 1024
-
-    def ahead_us(self, batch: int, layers: int) -> float:
-        """What a lookahead at one of `layers` adds: its pages are scored by another query."""
-        return self.lookahead_us + batch * (self.lookahead_sequence_us + self.scores_us / layers)
+    def _ktokens(self) -> float:
+        return (self.context or 0) / 1024
 
     def stand_for(self, meta: TraceMeta) -> tuple[TraceMeta, Node]:
         """Recordings whose lanes stand for those of the model served, and the node as they see it.

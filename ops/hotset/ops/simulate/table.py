@@ -28,10 +28,12 @@ def print_table(reports: Sequence[Mapping[str, Any]], axes: Sequence[str], conso
         table.add_row(*head, *_cells(report))
     console = console or Console(width=max(110, Console().width))
     console.print(table)
-    for fit, rate in dict.fromkeys(
-        (r["whole_sequences"], r["whole_tokens_per_second"]) for r in reports if r.get("whole_sequences") is not None
-    ):
-        console.print(f"with all KV in that memory: batch {fit}, {rate:.0f} tok/s without a stall", highlight=False)
+    for gib, fit, rate in dict.fromkeys(
+        (r["hbm_gib"], r["whole_sequences"], r["whole_tokens_per_second"])
+        for r in reports if r.get("whole_sequences") is not None
+    ):  # fmt: skip
+        told = f"{rate:.0f} tok/s without a stall" if fit else "not one sequence fits"
+        console.print(f"with all KV in {gib:.4g} GiB: batch {fit}, {told}", highlight=False)
     for report in reports:
         if "error" in report:
             console.print(f"{_where(report, names)}: {report['error']}", markup=False, soft_wrap=True)
