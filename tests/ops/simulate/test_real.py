@@ -39,6 +39,16 @@ def test_a_run_that_is_as_the_model_says_has_no_error(policy: str, sample_path: 
     assert compare(tmp_path, link_gbps=1.0)["figures"]["stall_ms"]["error"] != 0
 
 
+def test_another_run_calibrates(sample_path: Path, tmp_path: Path) -> None:
+    """Three sequences, two at once, then one: what that says of the machine holds for a run that differs."""
+    _run(sample_path, tmp_path / "one", "builtin")
+    _run(sample_path, tmp_path / "other", "heuristic", sequences=2, tokens=25)
+    found = compare(tmp_path / "other", calibrate=tmp_path / "one")
+    assert (found["steps"], found["calibrated"]) == (25, 60)
+    for row in found["figures"].values():
+        assert row["error"] is None or abs(row["error"]) < 2e-3
+
+
 def test_a_slower_link_than_was_told_is_an_error(sample_path: Path, tmp_path: Path) -> None:
     _run(sample_path, tmp_path, "builtin", sequences=2)
     found = compare(tmp_path, link_gbps=5.0)

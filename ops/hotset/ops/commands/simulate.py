@@ -94,12 +94,17 @@ def simulate(
         Path | None,
         typer.Option(help="compare with the real run in this log of `hotset daemon`; link and compute are its"),
     ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="for --real: link and compute are those of this run, on the same machine and link"),
+    ] = None,
     log_dir: Annotated[
         Path | None, typer.Option(help="keep the daemon's log of every run here, to train on or for --real")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of arrivals and copies")] = 0,
     sweep: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE,VALUE,...: any option above or field of a node file; may be repeated")
+        list[str] | None,
+        typer.Option(help="NAME=VALUE,VALUE,...: any option above or field of a node file; may be repeated"),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="processes")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a run and line")] = False,
@@ -127,10 +132,12 @@ def simulate(
     }  # fmt: skip
     if real is not None:
         _compare(
-            real, policy, lambda: _model_folder(["learned"], model, tracking_uri), as_json,
+            real, calibrate, policy, lambda: _model_folder(["learned"], model, tracking_uri), as_json,
             {"link_gbps": link_gbps, "plan_delay_us": plan_delay_us, "score_ns": score_ns, "builtin": builtin},
         )  # fmt: skip
         return
+    if calibrate is not None:
+        raise ConfigError("--calibrate goes with --real LOG")
     swept = dict(parse_axis(text) for text in sweep or ())
     options = {name: parse_values(name, text) for name, text in given.items() if text is not None} | swept
     # What was asked for by --sweep comes first: plots are drawn over it.
@@ -157,8 +164,9 @@ def simulate(
 
 
 def _compare(
-    log: Path, policy: str | None, model: Callable[[], Path | None], as_json: bool, given: dict[str, str | None]
-) -> None:
+    log: Path, calibrate: Path | None, policy: str | None, model: Callable[[], Path | None], as_json: bool,
+    given: dict[str, str | None],
+) -> None:  # fmt: skip
     """Compare with a real run; `given` are options of the node as text."""
     import json
 
@@ -167,7 +175,9 @@ def _compare(
     from hotset.ops.simulate.table import print_real
 
     options = {name: parse_values(name, text)[0] for name, text in given.items() if text is not None}
-    found = compare(log, policy=policy, model=model, link_gbps=options.pop("link_gbps", None), options=options)
+    found = compare(
+        log, policy=policy, model=model, link_gbps=options.pop("link_gbps", None), calibrate=calibrate, options=options
+    )
     if as_json:
         typer.echo(json.dumps(found))
     else:

@@ -1,7 +1,7 @@
 """The model against a real decode: what the simulator says of the steps in a daemon's log, beside what they took.
 
-Who ran in a step is taken from the log, and every third step calibrates the machine (calibrate.py). Misses, movement,
-stall and throughput of all other steps are predicted.
+Who ran in a step is taken from the log, and every third step calibrates the machine (calibrate.py), or all steps of
+another run on it. Misses, movement, stall and throughput of all other steps are predicted.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ class Replayed(Engine):
 
 def compare(
     path: Path, *, policy: str | None = None, model: Callable[[], Path | None] = lambda: None,
-    link_gbps: float | None = None, options: dict[str, Any] | None = None,
+    link_gbps: float | None = None, calibrate: Path | None = None, options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """A real run beside its simulation; docs/simulate.md explains the report.
 
     `policy` is the run's own if None, `link_gbps` is measured in the run if None; `model` is asked for where the policy
-    is `learned`; `options` are further ones of Node.
+    is `learned`; `calibrate` is the log of another run on the same machine and link; `options` are further ones of Node.
     Raises ConfigError if the log cannot be simulated, or TraceError.
     """
     if policy == "learned-device":
@@ -82,13 +82,17 @@ def compare(
     if steps < LEAST_STEPS:
         raise ConfigError(f"{path}: {steps} steps are too few to calibrate and to compare; {LEAST_STEPS} are the least")
     calibrates = np.arange(steps) % CALIBRATES_EVERY == 0
-    machine = _machine(real, calibrates, link_gbps)
+    if calibrate is None:
+        calibrated, machine = int(calibrates.sum()), _machine(real, calibrates, link_gbps)
+    else:
+        calibrates[:], other = False, read_run(calibrate)
+        calibrated, machine = len(other.epochs), _machine(other, np.ones(len(other.epochs), np.bool_), link_gbps)
     policy, node = policy or real.planner, _node(real, machine, options or {})
     tally = _play(real, Job((path,), policy=policy, model=model() if policy == "learned" else None, node=node))
     measured, simulated = _measured(real, ~calibrates), _simulated(tally, ~calibrates)
     return {
         "policy": policy, "builtin": node.builtin, "slots": node.slots, "steps": int((~calibrates).sum()),
-        "calibrated": int(calibrates.sum()), "link_measured": link_gbps is None, **machine._asdict(),
+        "calibrated": calibrated, "link_measured": link_gbps is None, **machine._asdict(),
         "figures": {
             name: {"real": value, "simulated": simulated[name], "error": simulated[name] / value - 1 if value else None}
             for name, value in measured.items()
