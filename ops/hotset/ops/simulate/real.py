@@ -72,7 +72,7 @@ def compare(
     """A real run beside its simulation; docs/simulate.md explains the report.
 
     `policy` is the run's own if None, `link_gbps` is measured in the run if None; `model` is asked for where the policy
-    is `learned`; `calibrate` is the log of another run on the same machine and link; `options` are further ones of Node.
+    is `learned`; `calibrate` is the log of another run with the same machine and link; `options` are more of Node.
     Raises ConfigError if the log cannot be simulated, or TraceError.
     """
     if policy == "learned-device":
