@@ -126,7 +126,8 @@ def call_residency(heads: int, lanes: int) -> None:
     for policy in ("lru", "score-ema"):
         resolve(state, torch.zeros(1024, dtype=torch.int32), policy, advance=True)
     seen = torch.zeros(600, dtype=torch.int32)
-    find_changes(state, seen, seen, seen, torch.zeros(3, dtype=torch.int64))
+    shown = torch.zeros(state.slot_of.numel(), dtype=torch.bool)
+    find_changes(state, seen, shown, seen, seen, torch.zeros(4, dtype=torch.int64))
 
 
 def main() -> None:

@@ -208,10 +208,9 @@ class Decoder:
         self.scheduler.resize()
         self.steering.guide(self.ahead, self.epoch)
         tell = self.steering.attached
-        tokens = self.steps.run(batch, self._safe_point, epoch=self.epoch, tell=tell)
+        tokens = self.steps.run(batch, self._safe_point, lambda: self._end_tokens(batch), epoch=self.epoch, tell=tell)
         for generation, token in zip(batch, tokens, strict=True):
             generation.tokens.append(token)
-            self.kv.end_token(generation.sequence)
         self.steps.finish()
         report = self._report(start, before, len(batch))
         if self.ahead is not None:
@@ -289,6 +288,10 @@ class Decoder:
         if not batch:
             raise CapacityError("no running sequence has room for another token; raise --max-tokens")
         return batch
+
+    def _end_tokens(self, batch: list[Generation]) -> None:
+        for generation in batch:
+            self.kv.end_token(generation.sequence)
 
     def _send(self, message: Published) -> None:
         self.steps.send(self.steering, message)

@@ -18,6 +18,7 @@ from hotset.runtime.selectors import Selector
 from hotset.runtime.steering import Steering
 
 SafePoint = Callable[[], None]
+Then = Callable[[], None]
 
 
 class Steps(Protocol):
@@ -26,8 +27,12 @@ class Steps(Protocol):
     last: DecodePass | None
     """The pass of the last step, where the host has it."""
 
-    def run(self, batch: list[Generation], safe_point: SafePoint, *, epoch: int, tell: bool) -> list[int]:
-        """The next token of each of `batch`, in step `epoch`. `tell`: the step will be published."""
+    def run(self, batch: list[Generation], safe_point: SafePoint, then: Then, *, epoch: int, tell: bool) -> list[int]:
+        """The next token of each of `batch`, in step `epoch`. `tell`: the step will be published.
+
+        `then` is called once K and V of the step are written, or will be before anything that is launched from there
+        on: where a device computes, before its tokens are waited for.
+        """
 
     def finish(self) -> None:
         """The tokens are in and full tails sealed: learn from the step and refill the reserve."""
@@ -49,7 +54,7 @@ class HostSteps:
         self.kv, self._forward, self._selector, self._ahead = kv, forward, selector, ahead
         self.last: DecodePass | None = None
 
-    def run(self, batch: list[Generation], safe_point: SafePoint, *, epoch: int, tell: bool) -> list[int]:
+    def run(self, batch: list[Generation], safe_point: SafePoint, then: Then, *, epoch: int, tell: bool) -> list[int]:
         """See Steps."""
         sequences = [g.sequence for g in batch]
         self.last = done = DecodePass(
@@ -59,6 +64,7 @@ class HostSteps:
         logits = self._forward(
             done, [[g.tokens[-1]] for g in batch], [[s.length - 1] for s in sequences], max(s.length for s in sequences)
         )
+        then()
         return [generation.sampler(row) for generation, row in zip(batch, logits, strict=True)]
 
     def finish(self) -> None:

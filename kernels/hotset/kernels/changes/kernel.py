@@ -1,6 +1,6 @@
 # ruff: noqa: N803 - compile-time parameters are upper case, as everywhere in Triton
 # mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator"
-"""Triton kernel of changes: a thread a slot; a program takes the places of what changed in it by one atomic."""
+"""Triton kernel of changes: a thread a slot; a program takes the places of its pages in a list by one atomic."""
 
 from __future__ import annotations
 
@@ -16,8 +16,20 @@ FREE, RESERVED = tl.constexpr(_FREE), tl.constexpr(_RESERVED)
 BLOCK = 1024
 
 
+@triton.jit
+def _append(out, count, page, put, most):
+    """Add the pages to `out`, of which `count` tells how many it was to hold."""
+    new = tl.sum(put.to(tl.int32))
+    if new > 0:
+        first = tl.atomic_add(count, new.to(tl.int64), sem="relaxed")
+        place = first + tl.cumsum(put.to(tl.int32), 0) - 1
+        tl.store(out + place, page, mask=put & (place < most))
+
+
 @triton.jit(do_not_specialize=["slots", "most"])
-def _changes(page_of, slot_of, kind, seen, lost, gained, counts, slots, most, BLOCK: tl.constexpr):
+def _changes(
+    page_of, slot_of, kind, seen, shown, loaded, evicted, counts, slots, most, BLOCK: tl.constexpr
+):  # fmt: skip
     slot = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = slot < slots
     page = tl.load(page_of + slot, mask=inside, other=-1)
@@ -26,26 +38,34 @@ def _changes(page_of, slot_of, kind, seen, lost, gained, counts, slots, most, BL
     back = tl.load(slot_of + page, mask=page >= 0, other=-1)
     now = tl.where((page >= 0) & (back == slot), page, -1)
     changed = inside & (now != before)
-    count = tl.sum(changed.to(tl.int32))
-    if count > 0:
-        first = tl.atomic_add(counts, count.to(tl.int64), sem="relaxed")
-        place = first + tl.cumsum(changed.to(tl.int32), 0) - 1
-        put = changed & (place < most)
-        tl.store(lost + place, before, mask=put)
-        tl.store(gained + place, now, mask=put)
+    if tl.sum(changed.to(tl.int32)) > 0:
+        # Of a page that went from slot to slot nobody writes `shown`; of another one, one slot alone.
+        new = changed & (now >= 0)
+        new = new & (tl.load(shown + now, mask=new, other=1) == 0)
+        gone = changed & (before >= 0)
+        gone = gone & (tl.load(slot_of + before, mask=gone, other=0) < 0)
+        tl.store(shown + now, 1, mask=new)
+        tl.store(shown + before, 0, mask=gone)
         tl.store(seen + slot, now, mask=changed)
+        _append(loaded, counts, now, new, most)
+        _append(evicted, counts + 1, before, gone, most)
     reserved = tl.sum((state == RESERVED).to(tl.int64))
     free = tl.sum((state == FREE).to(tl.int64))
-    tl.atomic_add(counts + 1, reserved, mask=reserved > 0, sem="relaxed")
-    tl.atomic_add(counts + 2, free, mask=free > 0, sem="relaxed")
+    tl.atomic_add(counts + 2, reserved, mask=reserved > 0, sem="relaxed")
+    tl.atomic_add(counts + 3, free, mask=free > 0, sem="relaxed")
 
 
 def launch(
-    state: ResidencyState, seen: torch.Tensor, lost: torch.Tensor, gained: torch.Tensor, counts: torch.Tensor
+    state: ResidencyState,
+    seen: torch.Tensor,
+    shown: torch.Tensor,
+    loaded: torch.Tensor,
+    evicted: torch.Tensor,
+    counts: torch.Tensor,
 ) -> None:
     """Arguments as checked by the public function."""
     counts.zero_()
     _changes[(triton.cdiv(state.slots, BLOCK),)](
-        state.page_of, state.slot_of, state.state, seen, lost, gained, counts, state.slots, lost.numel(),
-        BLOCK=BLOCK, num_warps=4,
+        state.page_of, state.slot_of, state.state, seen, shown.view(torch.uint8), loaded, evicted, counts,
+        state.slots, loaded.numel(), BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip

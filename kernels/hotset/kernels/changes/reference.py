@@ -8,14 +8,23 @@ from hotset.kernels.state import FREE, RESERVED, ResidencyState
 
 
 def find_changes(
-    state: ResidencyState, seen: torch.Tensor, lost: torch.Tensor, gained: torch.Tensor, counts: torch.Tensor
+    state: ResidencyState,
+    seen: torch.Tensor,
+    shown: torch.Tensor,
+    loaded: torch.Tensor,
+    evicted: torch.Tensor,
+    counts: torch.Tensor,
 ) -> None:
     """See the public function; here in order of slots."""
     slot = torch.arange(state.slots, dtype=torch.int32)
-    shown = (state.page_of >= 0) & (state.slot_of[state.page_of.clamp(min=0).long()] == slot)
-    visible = torch.where(shown, state.page_of, -1)
-    changed = torch.nonzero(visible != seen).flatten()
-    fits = changed[: lost.numel()]
-    lost[: fits.numel()], gained[: fits.numel()] = seen[fits], visible[fits]
+    shows = (state.page_of >= 0) & (state.slot_of[state.page_of.clamp(min=0).long()] == slot)
+    visible = torch.where(shows, state.page_of, -1)
+    before, now = seen[visible != seen].long(), visible[visible != seen].long()
+    new = now[(now >= 0) & ~shown[now.clamp(min=0)]]
+    gone = before[(before >= 0) & (state.slot_of[before.clamp(min=0)] < 0)]
+    shown[new], shown[gone] = True, False
     seen.copy_(visible)
-    counts[0], counts[1], counts[2] = changed.numel(), (state.state == RESERVED).sum(), (state.state == FREE).sum()
+    for pages, out in ((new, loaded), (gone, evicted)):
+        out[: pages.numel()] = pages[: out.numel()].to(torch.int32)
+    kept = [int((state.state == kind).sum()) for kind in (RESERVED, FREE)]
+    counts.copy_(torch.tensor([new.numel(), gone.numel(), *kept]))

@@ -143,7 +143,7 @@ def _places(
 
 def warps_for(width: int) -> int:
     """Warps of a program that holds `width` masses."""
-    return min(32, max(1, width // 1024))
+    return min(32, max(4, width // 512))
 
 
 def launch(mass: torch.Tensor, pages: torch.Tensor, k: int, n: int, recent: int) -> tuple[torch.Tensor, torch.Tensor]:

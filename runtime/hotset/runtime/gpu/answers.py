@@ -20,20 +20,21 @@ class PlanAnswers:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._waiting: list[tuple[Event, torch.Tensor, int, Tell]] = []
+        self._waiting: list[tuple[Event, torch.Tensor, Tell]] = []
 
-    def expect(self, counts: torch.Tensor, unknown: int, tell: Tell) -> None:
-        """`counts` on the device are apply_plan's and, if it began any, begin_prefetch's; `unknown` no tier has."""
+    def expect(self, counts: torch.Tensor, tell: Tell) -> None:
+        """`counts` on the device: apply_plan's; of prefetches also begin_prefetch's, and what no tier has."""
         there = self._device.pinned(tuple(counts.shape), torch.int64)
         there.copy_(counts, non_blocking=True)
-        self._waiting.append((self._device.mark(Stream.DEMAND), there, unknown, tell))
+        self._waiting.append((self._device.mark(Stream.DEMAND), there, tell))
 
     def deliver(self) -> None:
         """Tell what has arrived."""
         while self._waiting and self._waiting[0][0].query():
-            _, there, unknown, tell = self._waiting.pop(0)
-            plan, begun = there[: 1 + len(PLAN_REASONS)].tolist(), there[1 + len(PLAN_REASONS) :].tolist()
+            _, there, tell = self._waiting.pop(0)
+            counts = there.tolist()
+            plan, begun = counts[: 1 + len(PLAN_REASONS)], counts[1 + len(PLAN_REASONS) :]
             rejected = Counter(dict(zip(PLAN_REASONS, plan[1:], strict=True)))
             if begun:
-                rejected += Counter(dict(zip(PREFETCH_REASONS, begun[1:], strict=True)))
-            tell(plan[0] + sum(begun[:1]), rejected + Counter(not_stored=unknown))
+                rejected += Counter(dict(zip((*PREFETCH_REASONS, "not_stored"), begun[1:], strict=True)))
+            tell(plan[0] + sum(begun[:1]), +rejected)

@@ -29,8 +29,8 @@ from hotset.runtime.figures import Cause
 from hotset.runtime.gpu.ahead import AheadFlights
 from hotset.runtime.gpu.answers import PlanAnswers, Tell
 from hotset.runtime.gpu.backing import DeviceBacking
-from hotset.runtime.gpu.changes import Changes, split_changes
-from hotset.runtime.gpu.counts import BEGUN, COUNTS, DEMAND_PAGES, LINK_NS, PLAN, STALL_NS, WASTED, add_counts
+from hotset.runtime.gpu.changes import Changes
+from hotset.runtime.gpu.counts import BEGUN, COUNTS, DEMAND_PAGES, LINK_NS, PLAN, STALL_NS, UNKNOWN, WASTED, add_counts
 from hotset.runtime.gpu.device import Device, Stream
 from hotset.runtime.gpu.prefetch import DevicePrefetcher, copy_engine_wins
 from hotset.runtime.residency import Int32, ResidencyManager
@@ -93,20 +93,20 @@ class DeviceResidency(ResidencyManager):
 
     def open_tail(self, group: int) -> None:
         """See ResidencyManager. Where slots are held, as advice asks, the host waits for the choice of slots."""
-        pages = self.pages_of(torch.tensor([group])).flatten()
-        self._ensure_evictable(pages.numel())
-        self.make_way(pages.numel())
+        self._ensure_evictable(self.lanes)
+        self.make_way(self.lanes)
         if self._held:
             super().open_tail(group)
             self._held = held_level(self.state)
         else:
-            self._pin(pages)
+            self._pin(group * self.lanes)
         self._tails.add(group)
 
-    def _pin(self, pages: torch.Tensor) -> None:
+    def _pin(self, first: int) -> None:
         # Nothing is in use between steps, so whatever the last layer used may go as well.
         self._open_tick()
-        slots = resolve(self.state, self._ids(pages.to(torch.int32)), self.policy).slots.long()
+        pages = torch.arange(first, first + self.lanes, dtype=torch.int32, device=self.device.place)
+        slots = resolve(self.state, pages, self.policy).slots.long()
         self.state.state.index_fill_(0, slots, PINNED)
         self.rows.index_fill_(0, slots, 0)
 
@@ -302,7 +302,7 @@ class DeviceResidency(ResidencyManager):
         counts, unknown = self._begin(pages, generations)
         rejected = Counter({r: n for r, n in zip(PREFETCH_REASONS, counts.tolist()[1:], strict=True) if n})
         self.read_counts(self.counts.tolist())
-        return rejected + Counter(not_stored=unknown)
+        return rejected + Counter(not_stored=int(unknown))
 
     def follow(
         self,
@@ -315,11 +315,9 @@ class DeviceResidency(ResidencyManager):
     ) -> None:
         """See ResidencyManager. `tell` is called at a later safe point, when the counts have arrived."""
         counts = [self._apply(*values, epoch_tick, until_tick)]
-        unknown = 0
         if prefetch[0].numel():
-            begun, unknown = self._begin(*prefetch)
-            counts.append(begun)
-        self._answers.expect(torch.cat(counts), unknown, tell)
+            counts += self._begin(*prefetch)
+        self._answers.expect(torch.cat(counts), tell)
 
     def _apply(
         self, pages: torch.Tensor, generations: torch.Tensor, values: torch.Tensor, epoch_tick: int, until_tick: int
@@ -331,24 +329,29 @@ class DeviceResidency(ResidencyManager):
         self.counts[PLAN] += counts
         return counts
 
-    def _begin(self, pages: torch.Tensor, generations: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Begin a flight; returns begin_prefetch's counts, and how many of `pages` no tier has."""
-        stored = pages < 0
-        inside = (pages >= 0) & (pages < self.state.slot_of.numel())
-        stored[inside] = self.backing.has(pages[inside].long())
-        unknown = int((~stored).sum())
-        self.moved.entries_rejected += Counter(not_stored=unknown)
-        if not bool(stored.any()):
-            return torch.zeros(1 + len(PREFETCH_REASONS), dtype=torch.int64, device=self.device.place), unknown
-        entries = self._ids(pages[stored]), self._ids(generations[stored])
-        begun, slots, counts = begin_prefetch(self.state, *entries, keep=self.low)
+    def _begin(self, pages: torch.Tensor, generations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Begin a flight; returns begin_prefetch's counts, and [1] how many of `pages` no tier has."""
+        entries, generations = self._ids(pages), self._ids(generations)
+        inside = (entries >= 0) & (entries < self.state.slot_of.numel())
+        lost = inside & ~self._stored(pages, torch.where(inside, entries, 0).long())
+        unknown = lost.sum()[None]
+        # As -1 the entry counts as out of range, which is the first of the reasons.
+        begun, slots, counts = begin_prefetch(self.state, torch.where(lost, -1, entries), generations, keep=self.low)
+        counts[1:2] -= unknown
         self.counts[BEGUN] += counts
+        self.counts[UNKNOWN] += unknown[0]
         if self.ahead is not None:
             self.figures.begun(Cause.PLAN, begun, slots)
         fresh = self.state.generation[begun.clamp(min=0).long() // self.lanes].long()
         staged = self.eager or copy_engine_wins(self.pass_tokens)
         self._flights.start(begun, slots, fresh, counts[:1].to(torch.int32), staged=staged)
         return counts, unknown
+
+    def _stored(self, pages: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        """Which of `pages` (the host's; `there` the same on the device, 0 for those that are none) a tier has."""
+        if not self.eager:
+            return self.backing.frame_at[there] >= 0
+        return self._ids(self.backing.has(pages.clamp(0, self.state.slot_of.numel() - 1).long()))
 
     def prefetch_ahead(self, pages: torch.Tensor, layer: int, wanted: torch.Tensor) -> None:
         """See ResidencyManager. A captured graph may hold it."""
@@ -377,8 +380,8 @@ class DeviceResidency(ResidencyManager):
         """See ResidencyManager. The host waits; a step's changes are told by the slots, not the log (ring.py)."""
         self.forget_changes()
         found = self._changes.look(self.state.slots)
-        changed = int(found.counts[0])
-        return split_changes(*(t[:changed].cpu().numpy() for t in (found.lost, found.gained)))
+        loaded, evicted = found.counts[:2].tolist()
+        return found.loaded[:loaded].cpu().numpy(), found.evicted[:evicted].cpu().numpy()
 
     def keep_evicted(self) -> None:
         """Nobody reads the log on a device."""

@@ -19,7 +19,7 @@ import torch
 from hotset.kernels.record import Recorded
 from hotset.protos.messages import LayerFigure, Step, StepStats
 from hotset.runtime.events import lookahead_ranks
-from hotset.runtime.gpu.changes import Changes, split_changes
+from hotset.runtime.gpu.changes import Changes
 from hotset.runtime.gpu.counts import BEGUN, COUNTS, DEMAND_PAGES, STALL_NS
 from hotset.runtime.gpu.device import Device, Event, Stream
 from hotset.runtime.gpu.passes import DevicePass
@@ -97,7 +97,7 @@ class Told:
             self.recorded = Recorded(
                 *(torch.empty(room, dtype=d, device=place) for d in (torch.int32, torch.uint8, torch.uint8))
             )
-            numbers, slots = (3 + COUNTS + figures,), (self._most,)
+            numbers, slots = (4 + COUNTS + figures,), (self._most,)
             kinds = ((room, torch.int32), (room, torch.uint8), (room, torch.uint8), (numbers, torch.int64),
                      (slots, torch.int32), (slots, torch.int32))  # fmt: skip
             self._host = [self._device.pinned(shape, dtype) for shape, dtype in kinds]
@@ -113,7 +113,7 @@ class Told:
         numbers = torch.cat((changed.counts, manager.counts, manager.figures.now.flatten()))
         # The next step writes the ranks anew, and its copies may begin before ours have left.
         self._distance, ranks = (done.ahead.distance, [done.ahead.ranks.clone()]) if done.ahead else (None, [])
-        parts = (*vars(self.recorded).values(), numbers, changed.lost, changed.gained, *ranks)
+        parts = (*vars(self.recorded).values(), numbers, changed.loaded, changed.evicted, *ranks)
         device.wait(Stream.EVENTS, device.mark(Stream.DEMAND))
         with device.on(Stream.EVENTS):
             for source, target in zip(parts, self._host, strict=True):
@@ -136,7 +136,7 @@ class Told:
         copied: Event = self._copied
         copied.synchronize()
         try:
-            return self._make() if int(self._host[3][0]) <= self._most else None
+            return self._make() if int(self._host[3][:2].max()) <= self._most else None
         finally:
             self._ring.give_back(self)
 
@@ -144,8 +144,10 @@ class Told:
         n, lanes = self._room[3], self._sequences * self._ring.kv.lanes
         # The arrays of a message belong to the link, those of the record to the next step.
         candidates, scores, flags = (t[: self._sequences].reshape(lanes, n).clone().numpy() for t in self._host[:3])
-        changed = int(self._host[3][0])
-        loaded, evicted = split_changes(*(t[:changed].numpy() for t in self._host[4:6]))
+        loaded, evicted = (
+            told[:count].clone().numpy()
+            for told, count in zip(self._host[4:6], self._host[3][:2].tolist(), strict=True)
+        )
         return Step(
             epoch=self._epoch,
             sequences=self._ids,
@@ -167,13 +169,13 @@ class Told:
         """Of a step that looked ahead: its figures by layer, and the ranks."""
         if self._distance is None:
             return {}
-        figures = self._host[3][3 + COUNTS :].view(len(LayerFigure), -1).to(torch.int32, copy=True).numpy()
+        figures = self._host[3][4 + COUNTS :].view(len(LayerFigure), -1).to(torch.int32, copy=True).numpy()
         ranks = self._host[6][:, : self._sequences].clone()
         return {"by_layer": figures, **lookahead_ranks(self._distance, ranks)}
 
     def _completed(self, numbers: list[int]) -> StepStats:
         """The stats, with what the device has counted since the last message."""
-        _, reserve, free, *counts = numbers[: 3 + COUNTS]
+        _, _, reserve, free, *counts = numbers[: 4 + COUNTS]
         new = [now - then for now, then in zip(counts, self._ring.counts, strict=True)]
         self._ring.counts = counts
         prefetched = new[BEGUN][0]

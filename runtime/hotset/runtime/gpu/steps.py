@@ -28,7 +28,7 @@ from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.passes import DecodePass
 from hotset.runtime.selectors import Selector
 from hotset.runtime.steering import Steering
-from hotset.runtime.steps import SafePoint
+from hotset.runtime.steps import SafePoint, Then
 
 BUCKETS = (1, 2, 4, 8, 16, 24)
 _NARROWEST = 64
@@ -64,7 +64,7 @@ class DeviceSteps:
         self._told: Told | None = None
         self._tell = False
 
-    def run(self, batch: list[Generation], safe_point: SafePoint, *, epoch: int, tell: bool) -> list[int]:
+    def run(self, batch: list[Generation], safe_point: SafePoint, then: Then, *, epoch: int, tell: bool) -> list[int]:
         """See Steps."""
         safe_point()
         if self._ahead is not None:
@@ -78,6 +78,7 @@ class DeviceSteps:
         answer.copy_(outcome.answer, non_blocking=True)
         arrived = self.device.mark(Stream.DEMAND)
         self._behind(outcome.done, batch, tell)
+        then()
         arrived.synchronize()
         return self._tokens(batch, outcome, answer.tolist())
 

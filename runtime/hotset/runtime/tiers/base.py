@@ -41,32 +41,38 @@ class Tier(ABC):
         self.dtype = dtype
         self.row_bytes = torch.Size(row_shape).numel() * dtype.itemsize
         self.stats = TierStats(capacity)
-        self._free = list(range(capacity - 1, -1, -1))
-        self._used: set[int] = set()
+        # The first `free_rows` are free, the last of them goes next.
+        self._free = torch.arange(capacity - 1, -1, -1)
+        self._used = torch.zeros(capacity, dtype=torch.bool)
 
     @property
     def free_rows(self) -> int:
         """Rows that allocate can still give."""
-        return len(self._free)
+        return self.stats.capacity - self.stats.used
 
     def allocate(self, count: int) -> torch.Tensor:
         """Take `count` rows. Raises TierFullError, and takes none, if there are not that many."""
-        if count > len(self._free):
+        left = self.free_rows - count
+        if left < 0:
             raise TierFullError(
-                f"{self.name} tier: {count} rows wanted, {len(self._free)} of {self.stats.capacity} free"
+                f"{self.name} tier: {count} rows wanted, {self.free_rows} of {self.stats.capacity} free"
             )
-        ids = [self._free.pop() for _ in range(count)]
-        self._used.update(ids)
+        ids = self._free[left : self.free_rows].flip(0)
+        self._used[ids] = True
         self.stats.used += count
-        return torch.tensor(ids, dtype=torch.int64)
+        return ids
 
     def free(self, ids: torch.Tensor) -> None:
-        """Give rows back; their content is gone. Raises ValueError for a row that is not allocated."""
-        for row in ids.tolist():
-            if row not in self._used:
-                raise ValueError(f"{self.name} tier: row {row} is not allocated")
-            self._used.remove(row)
-            self._free.append(row)
+        """Give rows back; their content is gone. Raises ValueError, and frees none, if one is not allocated."""
+        known = ids[(ids >= 0) & (ids < self.stats.capacity)]
+        if (
+            known.numel() < ids.numel()
+            or not bool(self._used[known].all())
+            or torch.unique(known).numel() < ids.numel()
+        ):
+            raise ValueError(f"{self.name} tier: some of {ids.numel()} rows are not allocated, or named twice")
+        self._free[self.free_rows : self.free_rows + ids.numel()] = ids
+        self._used[ids] = False
         self.stats.used -= ids.numel()
 
     def write_from(self, ids: torch.Tensor, rows: torch.Tensor) -> None:
@@ -92,7 +98,7 @@ class Tier(ABC):
 
     def check_integrity(self) -> None:
         """Raise AssertionError if free and used rows do not partition the tier."""
-        assert len(self._free) + len(self._used) == self.stats.capacity, f"{self.name}: rows lost"
-        assert len(set(self._free)) == len(self._free), f"{self.name}: a row is free twice"
-        assert self._used.isdisjoint(self._free), f"{self.name}: a row is free and used"
-        assert self.stats.used == len(self._used), f"{self.name}: used count is off"
+        free = self._free[: self.free_rows]
+        assert self.stats.used == int(self._used.sum()), f"{self.name}: used count is off"
+        assert torch.unique(free).numel() == free.numel(), f"{self.name}: a row is free twice"
+        assert not bool(self._used[free].any()), f"{self.name}: a row is free and used"
