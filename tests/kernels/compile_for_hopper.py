@@ -33,6 +33,7 @@ from hotset.kernels.resolve import resolve
 from hotset.kernels.select import select, selected_places
 from hotset.kernels.state import ResidencyState
 from hotset.kernels.swap_in import rows_of, stamp, swap_in
+from hotset.kernels.tally import count_unused, count_uses
 
 HOPPER = GPUTarget("cuda", 90, 32)
 FOUND: dict[str, Any] = {}
@@ -128,6 +129,9 @@ def call_residency(heads: int, lanes: int) -> None:
     seen = torch.zeros(600, dtype=torch.int32)
     shown = torch.zeros(state.slot_of.numel(), dtype=torch.bool)
     find_changes(state, seen, shown, seen, seen, torch.zeros(4, dtype=torch.int64))
+    slots, table = torch.zeros(2, 1024, dtype=torch.int32), torch.zeros(2, 2, dtype=torch.int64)
+    count_uses(slots, slots > 0, seen, table)
+    count_unused(state, seen, table)
 
 
 def main() -> None:

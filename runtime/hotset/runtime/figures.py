@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hotset.kernels.state import FILLING, ResidencyState
+from hotset.kernels.state import ResidencyState
+from hotset.kernels.tally import NOBODY, count_unused, count_uses
 from hotset.protos.messages import LayerFigure
 
 
@@ -43,6 +44,7 @@ class Cause(IntEnum):
     STEP = 1
 
 
+# By cause, and side by side in `now`.
 _BEGUN = (LayerFigure.PLAN_PAGES, LayerFigure.STEP_PAGES)
 _USED = (LayerFigure.PLAN_USED, LayerFigure.STEP_USED)
 _WASTED = (LayerFigure.PLAN_WASTED, LayerFigure.STEP_WASTED)
@@ -59,8 +61,8 @@ class LayerFigures:
         self._state, self._heads = state, kv_heads
         self._layers = state.lanes // kv_heads
         self.now = torch.zeros(len(LayerFigure), self._layers, dtype=torch.int64, device=state.page_of.device)
-        self._cause = torch.zeros(state.slots + 1, dtype=torch.int32, device=self.now.device)  # the last is for pads
-        self._first = torch.zeros_like(self._cause)
+        self.cause = torch.full((state.slots + 1,), NOBODY, dtype=torch.int32, device=self.now.device)
+        """whose prefetch brought what is in a slot and has not been used; the last is for pads"""
         self._open = torch.zeros(len(Cause), self._layers, dtype=torch.int64, device=self.now.device)
 
     def begin_step(self) -> None:
@@ -71,33 +73,21 @@ class LayerFigures:
         """Add to one figure of `layer`."""
         self.now[figure, layer] += amount
 
-    def put(self, figure: LayerFigure, layer: int, value: int | torch.Tensor) -> None:
-        """Set one figure of `layer`."""
-        # A number is not assigned but filled in: assigning it copies it from the host, which cannot be captured.
-        if isinstance(value, int):
-            self.now[figure, layer].fill_(value)
-        else:
-            self.now[figure, layer] = value
-
     def begun(self, cause: Cause, pages: torch.Tensor, slots: torch.Tensor) -> None:
         """Prefetches of `pages` into `slots` ([n] both, -1 pads) have begun."""
         there = (pages >= 0).long()
-        self._cause.index_fill_(0, torch.where(pages >= 0, slots, self._state.slots).long(), int(cause))
-        counts = torch.zeros_like(self._open[cause]).index_add_(0, self._layer(pages), there)
+        self.cause.index_fill_(0, torch.where(pages >= 0, slots, self._state.slots).long(), int(cause))
+        self.count_begun(cause, torch.zeros_like(self._open[cause]).index_add_(0, self._layer(pages), there))
+
+    def count_begun(self, cause: Cause, counts: torch.Tensor) -> None:
+        """So many prefetches have begun, [layers] int64, and `cause` has them."""
         self.now[_BEGUN[cause]] += counts
         self._open[cause] += counts
 
-    def used(self, layer: int, slots: torch.Tensor) -> None:
-        """Pages in `slots` ([n], -1 pads, repeats allowed) were selected for the first time since a prefetch."""
-        place = torch.where(slots >= 0, slots, self._state.slots).long()
-        entry = torch.arange(slots.numel(), dtype=torch.int32, device=slots.device)
-        # Of entries that repeat, whichever is written last stands for all.
-        self._first.scatter_(0, place, entry)
-        once, why = (self._first[place] == entry) & (slots >= 0), self._cause[place]
-        for cause in Cause:
-            count = (once & (why == cause)).sum()
-            self.now[_USED[cause], layer] += count
-            self._open[cause, layer] -= count
+    def used(self, slots: torch.Tensor, prefetched: torch.Tensor, first: int = 0) -> None:
+        """What layers from the `first` on resolved: slots [L, n] int32, and which are used first since a prefetch."""
+        layers = slice(first, first + slots.shape[0])
+        count_uses(slots, prefetched, self.cause, self.now[_USED[0] : _USED[-1] + 1, layers])
 
     def dropped(self, cause: Cause, layer: int, count: int) -> None:
         """Prefetches that were given up before they began to move count as not begun."""
@@ -106,11 +96,9 @@ class LayerFigures:
 
     def end_step(self) -> None:
         """Find what was wasted."""
-        there = self._state.prefetched | (self._state.state == FILLING)
-        place = self._cause[:-1].long() * self._layers + self._layer(self._state.page_of)
-        left = torch.zeros_like(self._open).view(-1).index_add_(0, place, there.long()).view_as(self._open)
-        for cause in Cause:
-            self.now[_WASTED[cause]] += self._open[cause] - left[cause]
+        left = torch.zeros_like(self._open)
+        count_unused(self._state, self.cause, left)
+        self.now[_WASTED[0] : _WASTED[-1] + 1] += self._open - self.now[_USED[0] : _USED[-1] + 1] - left
         self._open.copy_(left)
 
     def message(self) -> npt.NDArray[np.int32]:

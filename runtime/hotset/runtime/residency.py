@@ -225,7 +225,7 @@ class ResidencyManager:
         moved.demand_pages += missed.numel()
         self.figures.add(LayerFigure.DEMAND_PAGES, self._layer, missed.numel())
         if fetched.numel():
-            self.figures.used(self._layer, fetched)
+            self.figures.used(done.slots[None], done.prefetched[None], self._layer)
         return done
 
     def _waited(self, why: LayerFigure, seconds: float) -> None:

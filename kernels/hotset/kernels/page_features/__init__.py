@@ -10,6 +10,7 @@ from hotset.kernels.dispatch import require, require_tensor, use_kernel
 from hotset.kernels.page_features import compiled
 from hotset.kernels.page_features.state import PageFeatures, Place
 from hotset.protos.device_features import PAGE_FEATURES, RANK_FEATURES
+from hotset.protos.messages import AccessFlag
 
 HOST: Any = compiled
 """What runs on a CPU; tests put the reference in its place."""
@@ -17,21 +18,28 @@ HOST: Any = compiled
 __all__ = ["PageFeatures", "Place", "lookahead_columns", "observe", "page_columns"]
 
 
-def observe(state: PageFeatures, place: Place, ids: torch.Tensor, scores: torch.Tensor, flags: torch.Tensor) -> None:
+def observe(
+    state: PageFeatures, place: Place, ids: torch.Tensor, scores: torch.Tensor, flags: torch.Tensor | None = None
+) -> None:
     """Learn what a layer saw at `place.steps`: call it once a layer and step, after selection.
 
     ids [B, H, n] int32: logical pages, different within a lane, -1 pads. scores [B, H, n] uint8; flags [B, H, n] uint8,
-    of which AccessFlag.SELECTED counts. A page that several sequences share keeps what one of them wrote.
+    of which AccessFlag.SELECTED counts; None: the first `state.selected` ids are the selection. A page that several
+    sequences share keeps what one of them wrote. A lane whose churn has no average yet begins one.
     Raises ValueError on tensors that do not fit.
     """
     _check(state, place, ids)
     require_tensor("scores", scores, tuple(ids.shape), torch.uint8, like=ids)
-    require_tensor("flags", flags, tuple(ids.shape), torch.uint8, like=ids)
+    if flags is not None:
+        require_tensor("flags", flags, tuple(ids.shape), torch.uint8, like=ids)
     if use_kernel(ids) and ids.numel():
         from hotset.kernels.page_features import kernel
 
         kernel.observe(state, place, ids, scores, flags)
         return
+    if flags is None:
+        chosen = torch.arange(ids.shape[2], device=ids.device) < state.selected
+        flags = (chosen & (ids >= 0)).to(torch.uint8) * int(AccessFlag.SELECTED)
     HOST.observe(state, place, ids, scores, flags)
 
 
@@ -57,7 +65,8 @@ def lookahead_columns(state: PageFeatures, place: Place, ids: torch.Tensor, page
     """DEVICE_FEATURES of a lookahead for the step after `place.steps`: [F, B, H, R] float32, NaN where id is -1.
 
     ids [B, H, R] int32: logical pages, best first, different within a lane, -1 pads; R as the state was made for.
-    The state keeps the lookahead: `observe` compares it with what the step selects, the next one with its ranks.
+    The state keeps the lookahead, but for sequences that are at their `first`: `observe` compares it with what the
+    step selects, the next one with its ranks.
     Raises ValueError on tensors that do not fit.
     """
     _check(state, place, ids)
@@ -82,5 +91,7 @@ def _check(state: PageFeatures, place: Place, ids: torch.Tensor) -> None:
     require_tensor("groups_of", place.groups_of, (batch, None), torch.int32, like=ids)
     require_tensor("rows", place.rows, (batch,), torch.int32, like=ids)
     require_tensor("steps", place.steps, (batch,), torch.int32, like=ids)
+    if place.first is not None:
+        require_tensor("first", place.first, (batch,), torch.int32, like=ids)
     inside = 0 <= place.layer * place.kv_heads <= state.lanes - place.kv_heads
     require(inside, f"layer {place.layer} lies outside {state.lanes} lanes")

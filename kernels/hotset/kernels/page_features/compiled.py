@@ -50,7 +50,8 @@ def lookahead_columns(state: PageFeatures, place: Place, ids: torch.Tensor, page
     cast(Any, _page_columns)(*_arrays(state), *_where(place), ids.numpy(), pages.numpy(), out.numpy())
     ranks = state.ranked.numpy(), state.turns.numpy(), state.ranked_at.numpy()
     added = out.numpy()[_PAGE_COLUMNS:]
-    cast(Any, _rank_columns)(*_arrays(state)[:2], *ranks, state.selected, *_where(place), ids.numpy(), added)
+    new = np.zeros(len(ids), np.int32) if place.first is None else place.first.numpy()
+    cast(Any, _rank_columns)(*_arrays(state)[:2], *ranks, state.selected, *_where(place), new, ids.numpy(), added)
     return out
 
 
@@ -144,7 +145,9 @@ def _see_lane(view: Any, was_ranked: bool, step: int, best: int, lowest: int, sh
     """`shares`: of what was used, the share that is new, and the share of the first ranks that was used."""
     turnover, share = np.float32(shares[0]), np.float32(shares[1])
     view[TURNOVER] = turnover
-    view[CHURN] = turnover if step <= 1 else CHURN_DECAY * view[CHURN] + (1.0 - CHURN_DECAY) * turnover
+    churn = CHURN_DECAY * view[CHURN] + (1.0 - CHURN_DECAY) * turnover
+    # A sequence that counts on from another one's steps has no average yet.
+    view[CHURN] = turnover if step <= 1 or np.isnan(churn) else churn
     view[THRESHOLD] = best if best >= 0 else _NAN
     view[LOWEST] = lowest if lowest < 256 else _NAN
     if was_ranked:
@@ -224,7 +227,7 @@ def _own(words: Any, decays: Any, threshold: Any, step: int, out: Any) -> None:
 @njit(cache=True, nogil=True)
 def _rank_columns(
     words: Any, view: Any, ranked: Any, turns: Any, ranked_at: Any, first: int,
-    groups_of: Any, rows: Any, steps: Any, layer: int, heads: int, ids: Any, out: Any,
+    groups_of: Any, rows: Any, steps: Any, layer: int, heads: int, new: Any, ids: Any, out: Any,
 ) -> None:  # fmt: skip
     lanes, (batch, _, ranks) = view.shape[1], ids.shape
     old_turns = np.empty(ranks, np.int32)
@@ -255,4 +258,4 @@ def _rank_columns(
             for i in range(ranks):
                 if ids[b, h, i] < 0:
                     out[: len(out), b, h, i] = _NAN
-            ranked_at[row, lane] = step + 1
+            ranked_at[row, lane] = -1 if new[b] else step + 1

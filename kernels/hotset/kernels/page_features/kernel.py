@@ -73,6 +73,7 @@ def _observe(
     ids, scores, flags, groups_of, rows, steps, words, view, ranked, ranked_at, decays,
     n, max_pages, lanes, lane_of_head_0,
     HEADS: tl.constexpr, BLOCK: tl.constexpr, RANKS: tl.constexpr, FIRST: tl.constexpr, CHUNKS: tl.constexpr,
+    FLAGS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     b, lane = program // HEADS, lane_of_head_0 + program % HEADS
@@ -84,7 +85,9 @@ def _observe(
     group = _group(groups_of, b, page, i < n, max_pages)
     there = group >= 0
     score = tl.load(scores + place, mask=there, other=0).to(tl.int32)
-    used = there & ((tl.load(flags + place, mask=there, other=0).to(tl.int32) & SELECTED) != 0)
+    used = there & (i < FIRST)
+    if FLAGS:
+        used = there & ((tl.load(flags + place, mask=there, other=0).to(tl.int32) & SELECTED) != 0)
     at = words + (group * lanes + lane) * 4
     first, second = tl.load(at, mask=there, other=0), tl.load(at + 1, mask=there, other=0)
     third, fourth = tl.load(at + 2, mask=there, other=0), tl.load(at + 3, mask=there, other=0)
@@ -104,7 +107,8 @@ def _observe(
     share, recall = hits.to(tl.float32) / FIRST, tl.load(mine + RECALL)
     recalled = tl.where(recall != recall, share, RECALL_DECAY * recall + (1.0 - RECALL_DECAY) * share)
     tl.store(mine + TURNOVER, turnover)
-    tl.store(mine + CHURN, tl.where(step <= 1, turnover, churn))
+    # A sequence that counts on from another one's steps has no average yet.
+    tl.store(mine + CHURN, tl.where((step <= 1) | (churn != churn), turnover, churn))
     tl.store(mine + THRESHOLD, tl.where(best >= 0, best.to(tl.float32), float("nan")))
     tl.store(mine + LOWEST, tl.where(lowest < 256, lowest.to(tl.float32), float("nan")))
     tl.store(mine + RECALL, tl.where(tl.load(ranked_at + own) == step, recalled, recall))
@@ -197,9 +201,10 @@ def _page_columns(
 
 @triton.jit(do_not_specialize=["max_pages", "lane_of_head_0", "column"])
 def _rank_columns(
-    ids, groups_of, rows, steps, words, view, ranked, turns, ranked_at, out,
+    ids, groups_of, rows, steps, new, words, view, ranked, turns, ranked_at, out,
     max_pages, lanes, lane_of_head_0, column,
     HEADS: tl.constexpr, RANKS: tl.constexpr, BLOCK: tl.constexpr, FIRST: tl.constexpr, CHUNKS: tl.constexpr,
+    NEWS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     b, lane = program // HEADS, lane_of_head_0 + program % HEADS
@@ -238,18 +243,24 @@ def _rank_columns(
     tl.debug_barrier()
     tl.store(ranked + own * RANKS + rank, page, mask=inside)
     tl.store(turns + own * RANKS + rank, turned + 1, mask=inside)
-    tl.store(ranked_at + own, step + 1)
+    kept = step + 1
+    if NEWS:
+        kept = tl.where(tl.load(new + b) != 0, -1, kept)
+    tl.store(ranked_at + own, kept)
 
 
-def observe(state: PageFeatures, place: Place, ids: torch.Tensor, scores: torch.Tensor, flags: torch.Tensor) -> None:
+def observe(
+    state: PageFeatures, place: Place, ids: torch.Tensor, scores: torch.Tensor, flags: torch.Tensor | None
+) -> None:
     """Arguments as checked by the public function."""
     batch, heads, n = ids.shape
     ranks = state.ranked.shape[2]
     _observe[(batch * heads,)](
-        ids, scores, flags, place.groups_of, place.rows, place.steps, state.words, state.view, state.ranked,
+        ids, scores, scores if flags is None else flags, place.groups_of, place.rows, place.steps, state.words,
+        state.view, state.ranked,
         state.ranked_at, state.decays, n, place.groups_of.shape[1], state.lanes, place.layer * heads,
         HEADS=heads, BLOCK=next_power_of_two(n), RANKS=ranks, FIRST=state.selected,
-        CHUNKS=triton.cdiv(min(ranks, state.selected), CHUNK.value), num_warps=4,
+        CHUNKS=triton.cdiv(min(ranks, state.selected), CHUNK.value), FLAGS=flags is not None, num_warps=4,
     )  # fmt: skip
 
 
@@ -268,9 +279,10 @@ def rank_columns(state: PageFeatures, place: Place, ids: torch.Tensor, out: torc
     """Fill the RANK_FEATURES of `out`, and keep the lookahead; arguments as checked by the public function."""
     batch, heads, ranks = ids.shape
     _rank_columns[(batch * heads,)](
-        ids, place.groups_of, place.rows, place.steps, state.words, state.view, state.ranked, state.turns,
-        state.ranked_at, out[len(spec.PAGE_FEATURES) :], place.groups_of.shape[1], state.lanes,
+        ids, place.groups_of, place.rows, place.steps, place.rows if place.first is None else place.first,
+        state.words, state.view, state.ranked, state.turns, state.ranked_at,
+        out[len(spec.PAGE_FEATURES) :], place.groups_of.shape[1], state.lanes,
         place.layer * heads, out.stride(0),
         HEADS=heads, RANKS=ranks, BLOCK=next_power_of_two(ranks), FIRST=state.selected,
-        CHUNKS=triton.cdiv(ranks, CHUNK.value), num_warps=4,
+        CHUNKS=triton.cdiv(ranks, CHUNK.value), NEWS=place.first is not None, num_warps=4,
     )  # fmt: skip

@@ -54,7 +54,9 @@ def observe(state: PageFeatures, place: Place, ids: torch.Tensor, scores: torch.
     fresh = (used & ~(page.was_used & (page.used_at == step - 1))).sum(-1)
     turnover = fresh / used.sum(-1).clamp(min=1)
     view = state.view[rows, lanes]
-    churn = torch.where(step[:, 0] <= 1, turnover, CHURN_DECAY * view[..., CHURN] + (1 - CHURN_DECAY) * turnover)
+    # A sequence that counts on from another one's steps has no average yet.
+    none = (step[:, 0] <= 1) | view[..., CHURN].isnan()
+    churn = torch.where(none, turnover, CHURN_DECAY * view[..., CHURN] + (1 - CHURN_DECAY) * turnover)
     view[..., TURNOVER], view[..., CHURN] = turnover, churn
     view[..., THRESHOLD] = torch.where(best >= 0, best, math.nan)
     view[..., LOWEST] = torch.where(lowest < 256, lowest, math.nan)
@@ -175,7 +177,8 @@ def rank_columns(state: PageFeatures, place: Place, ids: torch.Tensor) -> torch.
         turns.float(),
     ]
     state.ranked[rows, lanes], state.turns[rows, lanes] = ids, turns.to(torch.int32)
-    state.ranked_at[rows, lanes] = place.steps[:, None].expand(lanes.shape) + 1
+    kept = place.steps + 1 if place.first is None else torch.where(place.first != 0, -1, place.steps + 1)
+    state.ranked_at[rows, lanes] = kept[:, None].expand(lanes.shape)
     return torch.stack([torch.where(there, column.float(), math.nan) for column in columns])
 
 

@@ -23,6 +23,7 @@ class Place(NamedTuple):
     steps: torch.Tensor  # [B] int32, step of each sequence, from 0; sequences that share pages must count alike
     layer: int
     kv_heads: int
+    first: torch.Tensor | None = None  # [B] int32, not 0 where nothing was observed yet; None: nowhere
 
 
 @dataclass

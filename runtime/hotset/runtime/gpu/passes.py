@@ -9,7 +9,6 @@ from hotset.kernels.attend import attend
 from hotset.kernels.record import Accessed
 from hotset.kernels.resolve import Resolved
 from hotset.kernels.select import select_scored, selected_places
-from hotset.protos.messages import AccessFlag
 from hotset.runtime.gpu.inputs import StepInputs
 from hotset.runtime.gpu.residency import DeviceResidency
 from hotset.runtime.lookahead import Lookahead, LookaheadPass
@@ -53,7 +52,7 @@ class DevicePass:
         slots = self._slots(layer, pages)
         out = attend(query, self.manager.rows, slots, valid, scale=scale)[:, None]
         if self.ahead is not None:
-            self.ahead.settle(layer, ids, self.scores[-1], self._selected(ids))
+            self.ahead.settle(layer, ids, self.scores[-1])
         return out
 
     def accessed(self) -> Accessed:
@@ -75,10 +74,6 @@ class DevicePass:
         self.ids.append(ids)
         self.scores.append(scores)
         return ids
-
-    def _selected(self, ids: torch.Tensor) -> torch.Tensor:
-        chosen = torch.arange(ids.shape[2], device=ids.device) < self.kv.config.selected
-        return ((ids >= 0) & chosen).to(torch.uint8) * int(AccessFlag.SELECTED)
 
     def _slots(self, layer: int, pages: torch.Tensor) -> torch.Tensor:
         resolved = self.manager.resolve_layer(pages.flatten(), layer)

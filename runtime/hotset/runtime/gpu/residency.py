@@ -235,8 +235,6 @@ class DeviceResidency(ResidencyManager):
         )  # fmt: skip
         if self.eager:
             self._read_disk(done)
-        if self.ahead is not None:
-            self.figures.used(layer, torch.where(done.prefetched, done.slots, -1))
         return done
 
     def _read_disk(self, done: Resolved) -> None:
@@ -256,17 +254,21 @@ class DeviceResidency(ResidencyManager):
             frame_of=self.backing.frame_at,
         )  # fmt: skip
 
-    def count_layers(self, misses: Sequence[torch.Tensor]) -> None:
-        """Behind a whole step: add up its misses and stalls. `misses` holds `miss_count` of each layer."""
-        self._tick += len(misses)
+    def count_layers(self, done: Sequence[Resolved]) -> None:
+        """Behind a whole step: add up the misses and stalls of its layers."""
+        self._tick += len(done)
         self._tick_open = False
-        missed, stalls = torch.stack(list(misses)).flatten(), (self.clock[:, 1] - self.clock[:, 0]).clamp(min=0)
+        missed, stalls = (
+            torch.stack([r.miss_count for r in done]).flatten(),
+            (self.clock[:, 1] - self.clock[:, 0]).clamp(min=0),
+        )
         self.counts[DEMAND_PAGES] += missed.sum()
         self.counts[STALL_NS] += stalls.sum()
         self.counts[LINK_NS] += stalls.sum()
         self.clock.zero_()
         if self.ahead is not None:
             self.ahead.count(missed, stalls)
+            self.figures.used(torch.stack([r.slots for r in done]), torch.stack([r.prefetched for r in done]))
 
     def record(self, step: Accessed, out: Recorded | None) -> None:
         """Behind a whole step: its heat and its accesses, which also go to `out`."""

@@ -112,7 +112,7 @@ class Told:
         changed = self._ring.changes.look(self._most)
         numbers = torch.cat((changed.counts, manager.counts, manager.figures.now.flatten()))
         # The next step writes the ranks anew, and its copies may begin before ours have left.
-        self._distance, ranks = (done.ahead.distance, [done.ahead.ranks.clone()]) if done.ahead else (None, [])
+        self._distance, ranks = (done.ahead.distance, [done.ahead.ranks]) if done.ahead else (None, [])
         parts = (*vars(self.recorded).values(), numbers, changed.loaded, changed.evicted, *ranks)
         device.wait(Stream.EVENTS, device.mark(Stream.DEMAND))
         with device.on(Stream.EVENTS):

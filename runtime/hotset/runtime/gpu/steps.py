@@ -123,7 +123,7 @@ class DeviceSteps:
             self.ring.give_back(self._told)
         self._told = self.ring.take(len(batch), done) if tell else None
         self.manager.record(done.accessed(), None if self._told is None else self._told.recorded)
-        self.manager.count_layers([r.miss_count for r in done.resolved])
+        self.manager.count_layers(done.resolved)
         self.manager.fold()
         self.manager.end_step()
         if self._told is not None:

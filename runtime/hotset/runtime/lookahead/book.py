@@ -9,7 +9,6 @@ import numpy.typing as npt
 import torch
 
 from hotset.kernels.page_features import PageFeatures, Place, lookahead_columns, observe, page_columns
-from hotset.kernels.page_features.state import CHURN, TURNOVER
 from hotset.runtime.groups import Sequence
 from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.selectors import Batch
@@ -79,26 +78,17 @@ class FeaturePage:
         self._state, self._heads, self._batch = book.state, book.kv.shape.kv_heads, batch
         self._known = known
         self._rows, self._now, self._before = clocks.rows, clocks.steps, clocks.steps - 1
-        self.first = clocks.first > 0
-        """[B] bool, sequences of which no step has been observed yet"""
+        self.first = clocks.first
 
     def ranked(self, layer: int, ranks: torch.Tensor) -> torch.Tensor:
         """DEVICE_FEATURES of `ranks` [B, H, R] for the step that runs: [F, B, H, R]."""
-        columns = lookahead_columns(self._state, self._place(layer, self._before), ranks, self._known)
         # The trainer has no ranks of a step before which nothing was observed; neither have we.
-        lanes = slice(layer * self._heads, (layer + 1) * self._heads)
-        at = self._state.ranked_at[self._rows.long(), lanes]
-        self._state.ranked_at[self._rows.long(), lanes] = torch.where(self.first[:, None], -1, at)
-        return columns
+        place = self._place(layer, self._before)._replace(first=self.first)
+        return lookahead_columns(self._state, place, ranks, self._known)
 
-    def observe(self, layer: int, ids: torch.Tensor, scores: torch.Tensor, flags: torch.Tensor) -> None:
-        """Learn what `layer` saw, [B, H, n] each."""
+    def observe(self, layer: int, ids: torch.Tensor, scores: torch.Tensor, flags: torch.Tensor | None) -> None:
+        """Learn what `layer` saw, [B, H, n] each; without flags the first ids are those selected."""
         observe(self._state, self._place(layer, self._now), ids, scores, flags)
-        lanes = slice(layer * self._heads, (layer + 1) * self._heads)
-        view = self._state.view[self._rows.long(), lanes]
-        # A sequence that counts on from another one's steps has no average yet.
-        view[..., CHURN] = torch.where(view[..., CHURN].isnan(), view[..., TURNOVER], view[..., CHURN])
-        self._state.view[self._rows.long(), lanes] = view
 
     def columns(self, layer: int, ids: torch.Tensor) -> torch.Tensor:
         """PAGE_FEATURES of `ids` [B, H, n] as of the step that runs, after `observe`: [F, B, H, n]."""

@@ -97,21 +97,18 @@ class Lookahead:
 
 
 class LookaheadPass:
-    """One step of a Lookahead; `ranks` [layers, B, Hkv, width] int32 is what the step acted upon, -1 for none.
-
-    `clocks` are those of the batch's rows, None without a FeatureBook.
-    """
+    """One step of a Lookahead. `clocks` are those of the batch's rows, None without a FeatureBook."""
 
     def __init__(self, owner: Lookahead, batch: Batch, clocks: Clocks | None) -> None:
         self.owner, self.batch = owner, batch
         shape, config = owner.kv.shape, owner.kv.config
-        recorded = (shape.layers, batch.groups.shape[0], shape.kv_heads, owner.width)
-        self.ranks = torch.full(recorded, -1, dtype=torch.int32, device=batch.groups.device)
+        none = torch.full((batch.groups.shape[0], shape.kv_heads, owner.width), -1, dtype=torch.int32,
+                          device=batch.groups.device)  # fmt: skip
+        self._ranks = [none] * shape.layers
         self.distance = list(owner.settings.distance)
-        for target, early in enumerate(self.distance):
-            owner.kv.manager.figures.put(LayerFigure.DISTANCE, target, early if target >= early else 0)
+        owner.kv.manager.figures.now[LayerFigure.DISTANCE].copy_(owner.settings.told)
         self._bare = config.lookahead_prefetch == "bare"
-        self._limit = recorded[1] * shape.kv_heads * config.selected
+        self._limit = none.shape[0] * shape.kv_heads * config.selected
         # The token of this step is in none of the later layers yet; where it opens a page, the page's bounds are stale.
         opened = ((batch.lengths - 1) % config.page_size == 0).to(torch.int32)
         # Padded rows have neither pages nor tokens.
@@ -119,6 +116,11 @@ class LookaheadPass:
         self.features: FeaturePage | None = None
         if owner.book is not None and clocks is not None:
             self.features = FeaturePage(owner.book, batch, self._known.pages, clocks)
+
+    @property
+    def ranks(self) -> torch.Tensor:
+        """What the step acted upon, [layers, B, Hkv, width] int32, -1 for none: a copy."""
+        return torch.stack(self._ranks)
 
     def look(self, layer: int, hidden: torch.Tensor, rotary: Any) -> None:
         """Layer `layer` begins with `hidden` [rows, 1, hidden]: decide for the layers that are looked at from here."""
@@ -128,12 +130,12 @@ class LookaheadPass:
 
     def rank(self, target: int, query: torch.Tensor, scale: float) -> None:
         """Rank the pages of layer `target` by `query` [rows, Hq, D], of which the batch's rows count."""
-        mass = self.owner.selector.mass(self._known, query[: self.ranks.shape[1]], target, scale)
+        mass = self.owner.selector.mass(self._known, query[: len(self._known.pages)], target, scale)
         recent = self.owner.kv.config.recent
-        self.ranks[target] = rank_pages(mass, self.batch.pages, recent=recent, width=self.owner.width)
+        self._ranks[target] = rank_pages(mass, self.batch.pages, recent=recent, width=self.owner.width)
 
-    def settle(self, layer: int, ids: torch.Tensor, scores: torch.Tensor, flags: torch.Tensor) -> None:
-        """Layer `layer` has selected: ids, scores, flags [B, Hkv, n]."""
+    def settle(self, layer: int, ids: torch.Tensor, scores: torch.Tensor, flags: torch.Tensor | None = None) -> None:
+        """Layer `layer` has selected: ids, scores, flags [B, Hkv, n]; without flags the first k of the ids."""
         if self.features is None:
             return
         self.features.observe(layer, ids, scores, flags)
@@ -147,7 +149,7 @@ class LookaheadPass:
         if probability is None:
             return
         settings, manager = self.owner.settings, self.owner.kv.manager
-        pages = self._physical(self.ranks[target], target)
+        pages = self._physical(self._ranks[target], target)
         budget = settings.least[target : target + 1]
         least = torch.zeros_like(budget) if self._bare else self.owner.price.least(budget)
         made = decide(manager.state, pages, probability, least, limit=self._limit)
@@ -156,11 +158,11 @@ class LookaheadPass:
         place = torch.arange(self._limit, device=pages.device)
         chosen = torch.where(place < settings.pages[target], made.prefetch, -1)
         manager.prefetch_ahead(chosen, target, made.wanted)
-        manager.figures.put(LayerFigure.LEAST, target, (least[0] * 1e4).clamp(max=1e5).long())
+        manager.figures.now[LayerFigure.LEAST, target] = (least[0] * 1e4).clamp(max=1e5).long()
 
     def _probability(self, target: int) -> torch.Tensor | None:
         """Of use at this step of all that is ranked for `target`, [m] float32; None if nobody decides."""
-        ranks = self.ranks[target]
+        ranks = self._ranks[target]
         if self._bare:
             first = torch.arange(ranks.shape[2], device=ranks.device) < self.owner.kv.config.selected
             return first.float().expand(ranks.shape).flatten()
@@ -170,7 +172,7 @@ class LookaheadPass:
         if (head := self.owner.heads.use) is None:
             return None
         sure = forest(head, columns.flatten(1).T).view(ranks.shape)
-        return torch.where(self.features.first[:, None, None], 0.0, sure).flatten()
+        return torch.where(self.features.first[:, None, None] > 0, 0.0, sure).flatten()
 
     def _physical(self, ids: torch.Tensor, layer: int) -> torch.Tensor:
         kv = self.owner.kv
