@@ -115,6 +115,17 @@ def test_attach_watches_and_detach_makes_the_daemon_let_go(hotset: Hotset, trace
     assert len(again.stderr.strip().splitlines()) == 1
 
 
+def test_a_runtime_that_does_not_answer_is_told_of_once(hotset: Hotset, trace: Path) -> None:
+    engine = hotset.start("play", trace, "--speed", 50, "--times", 50)
+    hotset.endpoint(engine)
+    engine.send_signal(signal.SIGSTOP)
+    daemon = hotset.daemon()
+    until(lambda: "event=unanswered" in hotset.said(daemon))
+    engine.send_signal(signal.SIGCONT)
+    until(lambda: hotset.statuses() and planned(hotset.statuses()[0]) > 5)
+    assert hotset.said(daemon).count("event=unanswered") == 1
+
+
 @pytest.mark.parametrize("command", ["attach", "detach"])
 @pytest.mark.parametrize(("target", "says"), [("4194304", "no decode process"), ("nonsense", "neither a pid")])
 def test_a_wrong_target_is_one_line(hotset: Hotset, command: str, target: str, says: str) -> None:

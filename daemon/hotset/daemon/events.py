@@ -14,6 +14,7 @@ EVENTS: dict[str, str] = {
     "config_kept": "`keys` need a restart to change, and are left as they were",
     "config_refused": "the new configuration is wrong, and the old one stays; `mistakes` lists why",
     "attach_failed": "a runtime's endpoint cannot be used",
+    "unanswered": "a runtime says nothing: it is stopped, or nobody listens there; we go on asking",
     "session_ended": "a session is over",
     "session_failed": "a fault of the daemon ended a session; the others go on",
     "scoring_failed": "a fault of the daemon ended planning of a session; the built-in policy goes on",

@@ -34,12 +34,17 @@ SWITCH_SECONDS = 2e-4
 """for which a thread may keep the interpreter from another: 5 ms, as is usual, is much of a step"""
 STUCK_SECONDS = 60.0
 """A loop that did not turn for so long hangs; the longest honest turn is a compilation."""
+UNANSWERED_SECONDS = 5.0
+"""after which a runtime that never greeted us is told of"""
 
 
 @dataclass
 class _Served:
     session: Session
     thread: threading.Thread
+    endpoint: str
+    asked: float | None
+    """When, as long as it has not answered and we have not told of it."""
 
 
 class Daemon:
@@ -183,6 +188,8 @@ class Daemon:
             self._over = True
             self.process.sessions_ended += 1
             del self._served[name]
+        for served in self._served.values():
+            self._notice_silence(served)
         if self.config.endpoint is not None:
             self._serve_once(self.config.endpoint, self.config.endpoint, self._answers)
             return
@@ -193,6 +200,13 @@ class Daemon:
         for entry in found:
             if self.config.pid in (None, entry.pid):
                 self._serve_once(entry.session, entry.endpoint, partial(self._runs, entry))
+
+    def _notice_silence(self, served: _Served) -> None:
+        if served.session.sidecar is not None:
+            served.asked = None
+        elif served.asked is not None and time.monotonic() - served.asked > UNANSWERED_SECONDS:
+            served.asked = None
+            say(logging.WARNING, "unanswered", endpoint=served.endpoint)
 
     def _serve_once(self, name: str, endpoint: str, alive: Callable[[float], bool]) -> None:
         if name in self._served or name in self._finished:
@@ -207,7 +221,7 @@ class Daemon:
         connection = Connection(client, self.config.name)
         session = Session(connection, self.config, alive, self._scorer, state=self._state, node=self._node)
         thread = threading.Thread(target=session.run, args=(self._stop,), name=f"hotset-{name[:8]}", daemon=True)
-        self._served[name] = _Served(session, thread)
+        self._served[name] = _Served(session, thread, endpoint, time.monotonic())
         thread.start()
 
     def _answers(self, silence: float) -> bool:
