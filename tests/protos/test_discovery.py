@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,49 @@ def test_files_of_a_dead_process_are_removed(folder: Path) -> None:
     assert discovery.find_runtimes(folder) == []
     assert list(folder.iterdir()) == []
     child.communicate()
+
+
+def test_a_process_of_another_pid_namespace_is_there_while_it_listens(folder: Path) -> None:
+    path = folder / "1.json"
+    elsewhere = {"pid_namespace": "pid:[1]", "start_time": "7", "endpoint": "ipc:///other/mount/1.sock"}
+    discovery.write_file(path, entry_for(1).model_copy(update=elsewhere))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "1.sock"))
+        listener.listen()
+        (found,) = discovery.find_runtimes(folder)
+        assert found.foreign
+        # Where we see it, which need not be where it sees itself.
+        assert found.endpoint == f"ipc://{folder}/1.sock"
+    assert discovery.find_runtimes(folder) == []
+    assert list(folder.iterdir()) == []
+
+
+def test_a_file_of_a_newer_version_in_another_container_stays_while_somebody_listens(folder: Path) -> None:
+    path = folder / "4194304.json"
+    path.write_text("{}")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path.with_suffix(".sock")))
+        listener.listen()
+        assert discovery.find_runtimes(folder) == []
+        assert path.exists()
+    assert discovery.find_runtimes(folder) == []
+    assert not path.exists()
+
+
+def test_a_process_has_its_number_here_first() -> None:
+    assert discovery.process_numbers(os.getpid())[0] == os.getpid()
+    assert discovery.process_numbers(4194304) == ()
+
+
+def test_another_container_with_our_number_keeps_its_file(folder: Path) -> None:
+    path = discovery.file_name(folder)
+    elsewhere = {"pid_namespace": "pid:[1]", "endpoint": f"ipc://{path.with_suffix('.sock')}"}
+    discovery.write_file(path, entry_for(os.getpid()).model_copy(update=elsewhere))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path.with_suffix(".sock")))
+        listener.listen()
+        assert discovery.file_name(folder).name == f"{os.getpid()}-2.json"
+    assert discovery.file_name(folder) == path
 
 
 def test_a_reused_pid_is_another_process(folder: Path) -> None:

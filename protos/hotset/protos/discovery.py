@@ -2,7 +2,8 @@
 
 The runtime writes `<runtime dir>/<pid>.json` once it listens and removes it when it ends. A process that was
 killed leaves its file behind; whoever looks next sees that the process is gone (or that another one has its
-number now: the start times differ) and removes the file and its socket.
+number now: the start times differ) and removes the file and its socket. The number of a process in another
+container may mean anything here: of such a one only its socket tells whether it still listens.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -37,13 +39,21 @@ class RuntimeFile(BaseModel):
     session: Name
     pid: Pid
     start_time: Name = Field(description="tells this process from a later one of the same pid; opaque")
+    pid_namespace: Name = Field(default="", description="where `pid` counts, as the kernel names it; empty: here")
     started: float = Field(ge=0, description="seconds since 1970, for people")
     model: Name
     geometry: Geometry
 
     @property
+    def foreign(self) -> bool:
+        """Whether its process has a number of another pid namespace, so that /proc tells us nothing of it."""
+        return self.pid_namespace not in ("", pid_namespace())
+
+    @property
     def alive(self) -> bool:
-        """Whether the very process that wrote this still runs."""
+        """Whether the very process that wrote this still runs; for a foreign one, whether anybody listens there."""
+        if self.foreign:
+            return _listens(self.endpoint)
         return process_start_time(self.pid) == self.start_time
 
 
@@ -95,6 +105,41 @@ def _start_time_linux(pid: int) -> str | None:
     return None if fields[0] in "ZXx" else fields[19]
 
 
+def pid_namespace() -> str:
+    """Where process numbers are those that we see; empty where the system has no such thing."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def process_numbers(pid: int) -> tuple[int, ...]:
+    """The numbers of a process: here, and in each pid namespace below that it is in; as a container's has two.
+
+    Empty if there is no such process. Source: proc_pid_status(5), NSpid.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    return next((tuple(map(int, line.split()[1:])) for line in lines if line.startswith("NSpid:")), (pid,))
+
+
+def _listens(endpoint: str) -> bool:
+    # What we cannot ask without saying more (tcp), or what is merely busy, counts as there.
+    if not endpoint.startswith("ipc://"):
+        return True
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)
+        try:
+            caller.connect(endpoint.removeprefix("ipc://"))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            return True
+    return True
+
+
 def file_name(folder: Path) -> Path:
     """A free discovery file for this process: `<pid>.json`, or `<pid>-2.json` for its second runtime."""
     pid = os.getpid()
@@ -127,13 +172,20 @@ def read_file(path: Path) -> RuntimeFile | None:
     """The content of a discovery file; None if it is gone, foreign or damaged."""
     try:
         with path.open("rb") as file:
-            return RuntimeFile.model_validate_json(file.read(MAX_FILE_BYTES))
+            entry = RuntimeFile.model_validate_json(file.read(MAX_FILE_BYTES))
     except (OSError, ValidationError):
         return None
+    # Its process may see the folder elsewhere, as a container does; the socket lies beside the file all the same.
+    beside = path.with_suffix(".sock")
+    moved = entry.endpoint.startswith("ipc://") and Path(entry.endpoint).name == beside.name and beside.exists()
+    return entry.model_copy(update={"endpoint": f"ipc://{beside}"}) if moved else entry
 
 
 def find_runtimes(folder: Path) -> list[RuntimeFile]:
-    """The decode processes that run now, oldest first. Files of dead ones are removed with their sockets."""
+    """The decode processes that run now, oldest first. Files of dead ones are removed with their sockets.
+
+    Their endpoints are as seen from here.
+    """
     found: list[RuntimeFile] = []
     for path in sorted(folder.glob("*.json")):
         if not _FILE_NAME.fullmatch(path.name):
@@ -141,10 +193,16 @@ def find_runtimes(folder: Path) -> list[RuntimeFile]:
         entry = read_file(path)
         if entry is not None and entry.alive:
             found.append(entry)
-        elif entry is not None or process_start_time(int(path.stem.partition("-")[0])) is None:
-            # A file that we cannot read stays while its process runs: a newer version may have written it.
+        elif entry is not None or not _in_use(path):
             _forget(path)
     return sorted(found, key=lambda entry: entry.started)
+
+
+def _in_use(path: Path) -> bool:
+    # A file that we cannot read stays while its process runs, or somebody of another container listens beside it:
+    # a newer version may have written it.
+    pid = int(path.stem.partition("-")[0])
+    return process_start_time(pid) is not None or _listens(f"ipc://{path.with_suffix('.sock')}")
 
 
 def _forget(path: Path) -> None:

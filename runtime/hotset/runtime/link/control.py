@@ -191,7 +191,8 @@ class ControlLink:
         start_time = discovery.process_start_time(os.getpid())
         entry = discovery.RuntimeFile(
             endpoint=server.endpoint, session=self.session, pid=os.getpid(), start_time=start_time or "",
-            started=time.time(), model=self._hello.model, geometry=self._hello.geometry,
+            pid_namespace=discovery.pid_namespace(), started=time.time(), model=self._hello.model,
+            geometry=self._hello.geometry,
         )  # fmt: skip
         discovery.write_file(self._file, entry)
         return server

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hotset.protos.discovery import process_numbers
 from hotset.protos.errors import ProtocolError
 from hotset.protos.messages import (
     PROTOCOL_VERSION,
@@ -140,13 +141,16 @@ class LinkServer:
             reason = f"this runtime speaks protocol {PROTOCOL_VERSION}, the peer {message.protocol}"
             self._drop(peer, "version", reason)
             return
-        if wrong := impostor(message.pid, self._transport.sender()):
+        sender = self._transport.sender()
+        if wrong := impostor(message.pid, sender):
             self._drop(peer, "wrong_sender", wrong)
             return
         if not peer.attached and len(self.peers.attached()) >= self._limits.peers:
             self._drop(peer, "too_many_peers", f"{self._limits.peers} peers are attached already")
             return
-        peer.attached, peer.name = True, f"{message.peer} {message.pid}"[:256]
+        # A container's process may claim any number of its own namespace; ours tells people which one it is.
+        pid = message.pid if sender is None else sender.pid or message.pid
+        peer.attached, peer.name = True, f"{message.peer} {pid}"[:256]
         before = self.peers.controller
         if message.role == "observer":
             self.peers.release(peer)
@@ -244,6 +248,6 @@ def impostor(pid: int, sender: Sender | None) -> str:
         return ""
     if sender.user not in (os.getuid(), 0):
         return f"this runtime belongs to user {os.getuid()}, the peer to user {sender.user}"
-    if sender.pid not in (pid, 0):
+    if sender.pid not in (pid, 0) and pid not in process_numbers(sender.pid):
         return f"attach names process {pid}, the connection is that of process {sender.pid}"
     return ""
