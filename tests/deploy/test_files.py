@@ -129,22 +129,6 @@ def test_the_unit_agrees_with_the_daemon() -> None:
     assert configparser.ConfigParser.BOOLEAN_STATES[service["NoNewPrivileges"][0]]
 
 
-def test_the_container_file_agrees_with_the_daemon() -> None:
-    text = (DEPLOY / "container" / "Containerfile").read_text().replace("\\\n", " ")
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    instructions = [tuple(line.split(None, 1)) for line in lines]
-    assert ("USER", "10001:10001") in instructions
-    assert ("EXPOSE", str(PORT)) in instructions
-    assert ("ENTRYPOINT", '["hotset", "daemon"]') in instructions
-    (health,) = [value for name, value in instructions if name == "HEALTHCHECK"]
-    assert f"127.0.0.1:{PORT}/healthz" in health
-    (environment,) = [value for name, value in instructions if name == "ENV"]
-    variables = dict(pair.split("=", 1) for pair in environment.split())
-    assert known(set(variables))
-    assert variables["HOTSET_METRICS_PORT"] == str(PORT)
-    assert all((ROOT / name).exists() for name in ("constraints.txt", "pyproject.toml", "LICENSE", "README.md"))
-
-
 def test_the_pod_shares_what_it_must() -> None:
     deployment = read_yaml(DEPLOY / "kubernetes" / "deployment.yaml")
     pod = deployment["spec"]["template"]["spec"]

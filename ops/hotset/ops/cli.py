@@ -40,6 +40,13 @@ def main() -> None:
     except HotsetError as error:
         print(f"hotset: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if (error.name or "hotset").partition(".")[0] == "hotset":
+            raise
+        # The image of the daemon comes without torch.
+        print(f"hotset: this needs {error.name}, which is not installed here; "
+              "install hotset with all its dependencies", file=sys.stderr)  # fmt: skip
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
