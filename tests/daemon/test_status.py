@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +16,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from hotset.daemon import probe
 from hotset.daemon.http import MOST_CONNECTIONS, Endpoint
 from hotset.daemon.metrics import ProcessStatus
 from hotset.daemon.status import PHASES, SessionCounters, SessionGauges, SessionStatus
@@ -168,6 +172,24 @@ def test_health_and_readiness_give_reasons() -> None:
     assert json.loads(get(Source(), "/readyz?verbose")[2]) == {"ready": True, "reasons": []}
     assert get(Source(), "/healthz")[0] == 200
     assert get(Source(), "/")[0] == 404
+
+
+def test_the_probe_asks_the_daemon_of_the_same_variables() -> None:
+    endpoint = Endpoint(Source(hangs="session ab hangs"), "127.0.0.1", 0)
+    # A proxy is not asked what is on this machine.
+    variables = {"HOTSET_METRICS_PORT": str(endpoint.port), "http_proxy": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "hotset.daemon.probe"]
+    try:
+        done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
+        assert (done.returncode, json.loads(done.stderr)["reasons"]) == (1, ["session ab hangs"])
+        endpoint.source = Source()
+        assert probe.trouble(variables) == ""
+    finally:
+        endpoint.close()
+    assert f"127.0.0.1:{endpoint.port}/healthz: " in probe.trouble(variables)
+    assert probe.url({}) == "http://127.0.0.1:9747/healthz"
+    assert probe.url({"HOTSET_METRICS_HOST": "::"}) == "http://[::1]:9747/healthz"
+    assert probe.url({"HOTSET_METRICS_HOST": "node7"}) == "http://node7:9747/healthz"
 
 
 def test_too_many_connections_are_closed_and_do_not_stop_later_ones() -> None:

@@ -10,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+from hotset.daemon import probe
 from hotset.daemon.config import KEYS
 from hotset.daemon.settings import OTHER_VARIABLES
 
@@ -45,7 +46,7 @@ def values(name: str) -> list[str]:
 
 
 def left_out() -> list[str]:
-    (argument,) = values("ARG")
+    (argument,) = [value for value in values("ARG") if value.startswith("WITHOUT=")]
     return argument.removeprefix("WITHOUT=").split("|")
 
 
@@ -55,12 +56,13 @@ def test_the_container_file_agrees_with_the_daemon() -> None:
     assert values("EXPOSE") == [str(PORT)]
     assert values("ENTRYPOINT") == ['["hotset", "daemon"]']
     (health,) = values("HEALTHCHECK")
-    assert f"127.0.0.1:{PORT}/healthz" in health
+    assert health.endswith('CMD ["python", "-m", "hotset.daemon.probe"]')
     (environment,) = values("ENV")
     variables = dict(pair.split("=", 1) for pair in environment.split())
     ours = {name for name in variables if name.startswith("HOTSET_")}
     assert ours <= OTHER_VARIABLES | {key.variable for key in KEYS.values()}
     assert variables["HOTSET_METRICS_PORT"] == str(PORT)
+    assert probe.url(variables) == f"http://127.0.0.1:{PORT}/healthz"
     # Where it writes must be there, belong to its user, and outlive the container.
     (made,) = re.findall(r"install -d -o hotset -g hotset -m 0700 (.*)", TEXT)
     (kept,) = values("VOLUME")

@@ -151,8 +151,8 @@ def test_the_pod_shares_what_it_must() -> None:
     assert folders[0] == folders[1]
     (port,) = daemon["ports"]
     assert port["containerPort"] == PORT
-    paths = {probe: daemon[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")}
-    assert paths == {"livenessProbe": "/healthz", "readinessProbe": "/readyz"}
+    assert daemon["livenessProbe"]["exec"]["command"] == ["python", "-m", "hotset.daemon.probe"]
+    assert daemon["readinessProbe"]["httpGet"]["path"] == "/readyz"
     kustomization = read_yaml(DEPLOY / "kubernetes" / "kustomization.yaml")
     for name in kustomization["resources"] + kustomization["configMapGenerator"][0]["files"]:
         assert (DEPLOY / "kubernetes" / name).is_file()

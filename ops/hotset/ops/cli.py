@@ -40,12 +40,10 @@ def main() -> None:
     except HotsetError as error:
         print(f"hotset: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        if (error.name or "hotset").partition(".")[0] == "hotset":
+    except (ModuleNotFoundError, RuntimeError) as error:
+        if not (why := _unusable(error)):
             raise
-        # The image of the daemon comes without torch.
-        print(f"hotset: this needs {error.name}, which is not installed here; "
-              "install hotset with all its dependencies", file=sys.stderr)  # fmt: skip
+        print(f"hotset: {why}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -53,3 +51,15 @@ def main() -> None:
         # The reader of our output has gone; say nothing more, also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _unusable(error: Exception) -> str:
+    """What is wrong with this installation, that it cannot be imported; empty if that is not it."""
+    missing = (error.name or "hotset") if isinstance(error, ModuleNotFoundError) else "hotset"
+    if missing.partition(".")[0] != "hotset":
+        # The image of the daemon comes without torch.
+        return f"this needs {missing}, which is not installed here; install hotset with all its dependencies"
+    if "no locator available" in str(error):
+        return ("compiled code can be kept neither beside the sources nor in your home folder; "
+                "set NUMBA_CACHE_DIR to a folder that you may write")  # fmt: skip
+    return ""
