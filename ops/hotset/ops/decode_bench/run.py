@@ -14,6 +14,7 @@ from hotset.kernels.measure import environment as gpu_environment
 from hotset.ops.decode_bench.arms import ARMS, Measured, measure
 from hotset.ops.decode_bench.replay import Replay
 from hotset.ops.decode_bench.scene import Prompts
+from hotset.ops.decode_bench.settle import settle_driver
 from hotset.ops.decode_bench.shapes import SHAPES, Shape
 from hotset.protos.errors import CapacityError, ConfigError
 from hotset.protos.messages import Model
@@ -46,6 +47,7 @@ def run(
         raise ConfigError(f"no arm is called {', '.join(unknown)}; choose of {', '.join(ARMS)}")
     on_gpu = torch.cuda.is_available()
     gbps = link_gbps() if on_gpu else None
+    small = settle_driver() if on_gpu else None
     tables = {}
     for shape in map(SHAPES.__getitem__, names):
         if shape.config is not None and trace is None:
@@ -58,13 +60,14 @@ def run(
         if kernels:
             tables[f"What runs in a step of {shape.name}"] = kernels
     return {"command": f"hotset bench decode {' '.join(f'--shape {n}' for n in names)}",
-            "environment": environment(gbps), "tables": tables}  # fmt: skip
+            "environment": environment(gbps, small), "tables": tables}  # fmt: skip
 
 
-def environment(gbps: float | None) -> Row:
-    """What the figures depend on."""
+def environment(gbps: float | None, small: tuple[float, float] | None = None) -> Row:
+    """What the figures depend on; `small` as from settle_driver."""
     if gbps is not None:
-        return {**gpu_environment(), "link GB/s": round(gbps, 1)}
+        told = {} if small is None else {"small kernel us": " then ".join(f"{us:.2f}" for us in small)}
+        return {**gpu_environment(), "link GB/s": round(gbps, 1), **told}
     return {"device": "cpu", "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
