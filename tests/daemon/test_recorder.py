@@ -49,6 +49,18 @@ def test_flush_puts_everything_on_disk(tmp_path: Path) -> None:
     assert again.written > recorder.written
 
 
+def test_whatever_the_writer_fails_of_the_recorder_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hotset.daemon.recorder.QUEUE", 4)
+    recorder = make(tmp_path / "log")
+    wrong = replace(part(0), scores=np.full((2, 4), "?"))  # nothing that the log can hold
+    for _ in range(9):
+        recorder.append(wrong, epoch=0)
+        recorder.flush().wait(10)
+    recorder.close()
+    assert recorder.failed
+    assert (recorder.logged, recorder.dropped) == (0, 8)
+
+
 def test_what_waits_is_bounded_in_bytes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hotset.daemon.recorder.PART_BYTES", 3 * part(0).pages.nbytes)
     recorder = make(tmp_path / "log")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -263,6 +265,19 @@ def test_the_kernel_tells_who_sent_a_message(tmp_path: Path) -> None:
     assert server.sender() == Sender(os.getuid(), os.getpid())
     client.close()
     server.close()
+
+
+def test_a_client_that_is_dropped_with_unsent_messages_holds_nobody_up(tmp_path: Path) -> None:
+    code = """if True:
+        import sys, warnings
+        from hotset.protos.transport import ZmqClient
+        warnings.simplefilter("ignore", ResourceWarning)
+        client = ZmqClient("ipc://" + sys.argv[1])
+        assert client.send([b"to nobody"])
+        del client
+    """
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], check=False, timeout=60)
+    assert ended.returncode == 0
 
 
 def ends_with_trouble(client: ZmqClient, words: str, server: ZmqServer | None = None) -> bool:

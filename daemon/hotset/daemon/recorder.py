@@ -12,7 +12,6 @@ from pathlib import Path
 from hotset.daemon.events import say
 from hotset.daemon.state import LaneStep
 from hotset.predictor.trace import TraceWriter
-from hotset.protos.errors import TraceError
 from hotset.protos.messages import Hello, Step
 from hotset.protos.trace import STEP_COLUMNS, TraceMeta
 
@@ -128,8 +127,8 @@ class Recorder:
                 self._pending = 0
                 self._writer.flush()
                 self.written = self._writer.written
-        except (OSError, TraceError) as error:
-            self.failed = str(error)
+        except Exception as error:  # noqa: BLE001 - without its thread the queue would fill, and `close` wait for room
+            self.failed = str(error) or repr(error)
             say(logging.ERROR, "log_failed", folder=str(self.folder), reason=self.failed)
 
     def _append(self, part: LaneStep, epoch: int) -> None:

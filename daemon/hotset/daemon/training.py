@@ -17,6 +17,8 @@ from hotset.protos.errors import ModelError
 
 JOB_MODULE = "hotset.training.job"
 RESULT_NAME = "result.json"
+STOP_SECONDS = 5.0
+"""for a child to end when it is asked to"""
 _children: set[subprocess.Popen[bytes]] = set()
 
 
@@ -67,6 +69,9 @@ class Training:
         """End the child if it still runs."""
         if self._child.poll() is None:
             self._child.terminate()
+        self._thread.join(STOP_SECONDS)
+        # One that is stopped, or hangs in its own end, must not keep the daemon from its.
+        self._child.kill()
         self._thread.join()
 
     def _finish(self) -> None:

@@ -97,12 +97,8 @@ def test_from_the_ranks_of_a_decode_to_its_model_in_force(
         log_dir=tmp_path / "logs", train=True, train_after=STEPS - 20, train_arguments=arguments, swap="always",
         train_niceness=0,
     )  # fmt: skip
-    session, stop = (
-        Session(Connection(server.connect(), "test"), config, lambda _: True, HeuristicScorer()),
-        threading.Event(),
-    )
-    thread = threading.Thread(target=session.run, args=(stop,))
-    thread.start()
+    session = Session(Connection(server.connect(), "test"), config, lambda _: True, HeuristicScorer())
+    serve(session)
     until(lambda: session.sidecar is not None and session.sidecar.leads)
     assert session.sidecar is not None
     sidecar, status = session.sidecar, session.sidecar.status

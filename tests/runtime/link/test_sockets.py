@@ -107,6 +107,26 @@ def test_a_peer_may_not_claim_to_be_another_process(tmp_path: Path) -> None:
             peer.client.close()
 
 
+def test_a_fork_that_ends_takes_nothing_from_its_parent(tmp_path: Path) -> None:
+    code = """if True:
+        import os, sys
+        from pathlib import Path
+        from link_bench import GEOMETRY
+        from hotset.protos import discovery
+        from hotset.runtime.link import ControlLink
+        link = ControlLink(model="m", geometry=GEOMETRY, builtin_policy="ema", folder=Path(sys.argv[1]))
+        if (child := os.fork()) == 0:
+            sys.exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert len(discovery.find_runtimes(Path(sys.argv[1]))) == 1
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    assert subprocess.run(command, env=environment, check=False, timeout=60).returncode == 0
+    # The parent never closed its link, and is gone with its files all the same.
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("sender", "welcome"),
     [

@@ -227,6 +227,8 @@ def _bound_queues(bounded: zmq.Socket[bytes], high_water_mark: int) -> None:
     bounded.setsockopt(zmq.SNDHWM, high_water_mark)
     bounded.setsockopt(zmq.RCVHWM, high_water_mark)
     bounded.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    # Also for whoever is dropped without `close`: ZeroMQ's default waits for ever for a peer that does not read.
+    bounded.setsockopt(zmq.LINGER, LINGER_MS)
 
 
 class _AllowList:

@@ -168,6 +168,8 @@ class ControlLink:
     def close(self) -> None:
         """Deliver what is queued, stop the thread and remove the files. A second call does nothing."""
         atexit.unregister(self.close)
+        if os.getpid() != self._hello.pid:
+            return  # a fork of the decode process ends: the thread and the files are its parent's
         self._stop.set()
         self._transport.wake()
         self._thread.join()
@@ -221,8 +223,12 @@ class ControlLink:
                 # Decoding must outlive any fault of its link.
                 logger.exception("the control link failed on a message and goes on")
                 time.sleep(POLL_SECONDS)
-        self._flush()
-        self._transport.close()
+        try:
+            self._flush()
+        except Exception:
+            logger.exception("what was queued at the end of the control link is lost")
+        finally:
+            self._transport.close()
 
     def _turn(self, skipped: int) -> int:
         received = self._transport.receive(0 if self._outbox else POLL_SECONDS)
