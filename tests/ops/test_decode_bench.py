@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hotset.ops.decode_bench.heads import random_heads
 from hotset.ops.decode_bench.replay import Replay
 from hotset.ops.decode_bench.run import run
 from hotset.ops.decode_bench.shapes import LLAMA, SHAPES
+from hotset.ops.decode_bench.sidecar import PLANS, STEPS
 from hotset.predictor.trace import read_trace
 from hotset.protos.errors import ConfigError
 from hotset.runtime.gpu import InlineDevice
@@ -48,7 +51,8 @@ def test_a_replay_tiles_the_record(replay: Replay) -> None:
 @pytest.fixture(scope="module")
 def arms(model: Any, replay: Replay) -> dict[str, Measured]:
     device = InlineDevice
-    return {arm: measure(arm, TINY, model, None, 3, 6, replay, device(), random_heads()) for arm in ARMS}
+    alone = [arm for arm in ARMS if arm != "2k+attached"]
+    return {arm: measure(arm, TINY, model, None, 3, 6, replay, device(), random_heads()) for arm in alone}
 
 
 def test_the_arms_of_a_gpu_differ_as_they_should(arms: dict[str, Measured]) -> None:
@@ -64,15 +68,32 @@ def test_the_arms_of_a_gpu_differ_as_they_should(arms: dict[str, Measured]) -> N
 
 def test_as_a_user_calls_it_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    shown = [arm for arm in ARMS if arm not in ("2k+learned", "2k+attached")]
     arguments = ["bench", "decode", "--trace", str(SAMPLE), "--batch", "2", "--steps", "2"]
+    arguments += [word for arm in (*shown, "2k+learned") for word in ("--arm", arm)]
     done = CliRunner().invoke(build(), [*arguments, "--json", str(tmp_path / "a"), "--markdown", str(tmp_path / "b")])
     assert done.exit_code == 0, done.output
     report = json.loads((tmp_path / "a").read_text())
     (rows,) = report["tables"].values()
-    assert [row["arm"] for row in rows] == [arm for arm in ARMS if arm != "2k+learned"]
+    assert [row["arm"] for row in rows] == shown
     assert all(row["tokens/s"] > 0 for row in rows)
     assert report["environment"]["device"] == "cpu"
     assert "| batch | arm |" in (tmp_path / "b").read_text()
+
+
+def test_a_daemon_steers_the_arm_that_is_attached(model: Any, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOTSET_RUNTIME_DIR", "/nowhere")
+    found = measure("2k+attached", TINY, model, None, 3, 20, replay, InlineDevice())
+    assert found.moved_bytes > 0
+    assert os.environ["HOTSET_RUNTIME_DIR"] == "/nowhere"
+    # Until enough of its plans were applied.
+    assert 1 + 12 + 2 * 20 + PLANS <= len(found.tokens[0]) <= 1 + 12 + 2 * 20 + STEPS
+
+
+def test_a_daemon_that_cannot_run_is_told_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    (rows,) = run(["tiny"], batches=[1], steps=2, trace=SAMPLE, arms=["2k+attached"])["tables"].values()
+    assert rows[0]["tokens"].startswith("not measured: the daemon ended")
 
 
 def test_an_arm_that_is_none_is_said() -> None:

@@ -7,6 +7,7 @@
     2k+bare    as 2k, looking a layer ahead, and prefetching the first k of every lane that have no slot
     2k+learned as 2k, looking a layer ahead, and prefetching what a trained model expects to be used
     2k+held    the same with no prefetch let through: what looking ahead, features and forests cost
+    2k+attached as 2k, and a daemon in a process of its own is told every step and sends plans
 
 On a CPU the reference is a tiered pool with a slot for every page, which its backend has.
 """
@@ -27,6 +28,7 @@ from hotset.ops.decode_bench.profile import kernel_times
 from hotset.ops.decode_bench.replay import DISTANCE, Replay, ReplayEstimate, ReplaySelector
 from hotset.ops.decode_bench.scene import Prompts, build, place_all, seat
 from hotset.ops.decode_bench.shapes import Shape
+from hotset.ops.decode_bench.sidecar import sidecar, steered
 from hotset.protos.messages import Message, Model
 from hotset.runtime.decoder import Decoder
 from hotset.runtime.gpu.residency import DeviceResidency
@@ -34,7 +36,7 @@ from hotset.runtime.residency import ResidencyManager
 from hotset.runtime.steering import Steering
 from hotset.runtime.stepping import make_steps
 
-ARMS = ("hbm", "ample", "2k", "2k+lists", "2k+bare", "2k+learned", "2k+held")
+ARMS = ("hbm", "ample", "2k", "2k+lists", "2k+bare", "2k+learned", "2k+held", "2k+attached")
 WARM = 12
 """Steps before the figures begin: kernels compile, passes are captured, a cold pool fills."""
 LISTED = 8
@@ -43,13 +45,14 @@ LISTED = 8
 
 @dataclass(frozen=True)
 class Measured:
-    """One arm: seconds of steps, medians, and means of what a step moved. `told` are steps with a listener."""
+    """One arm: seconds of a step and what telling somebody adds, medians; what a step moved and plans in it, means."""
 
     step: float
-    told: float
+    events: float
     stall: float
     misses: float
     moved_bytes: float
+    plans: float
     tokens: list[list[int]]
     kernels: list[Row]
 
@@ -110,6 +113,8 @@ def measure(
 ) -> Measured:
     """Decode `steps` steps as they are and as many with a listener. `device` as for Decoder, `heads` for 2k+learned.
 
+    2k+attached: the steps with a listener are those beside a daemon, and it is them that the figures are of.
+
     `profiled`: some more steps, of which `kernels` tells what ran.
     """
     lanes = model.config.num_hidden_layers * model.config.num_key_value_heads
@@ -133,7 +138,7 @@ def measure(
             place_all(decoder)
         listener = _Listener(decoder, selector, arm == "2k+lists")
         decoder.steering = listener
-        found = _run(decoder, listener, steps)
+        found = _attached(decoder, steps) if arm == "2k+attached" else _run(decoder, listener, steps)
         return replace(found, kernels=kernel_times(decoder, arm, batch)) if profiled else found
     finally:
         decoder.steps.close()
@@ -143,24 +148,42 @@ def measure(
 
 
 def _run(decoder: Decoder, listener: _Listener, steps: int) -> Measured:
-    generations, manager = list(decoder.running), decoder.kv.manager
     listener.make_lists(WARM + 2 * steps + PROFILED)
     _times(decoder, WARM)
-    before = _moved(manager)
-    plain, stall = _times(decoder, steps)
-    after = _moved(manager)
+    found = _measured(decoder, steps)
     listener.listens = True
     told, _ = _times(decoder, steps)
-    misses, pages = ((now - then) / steps for now, then in zip(after, before, strict=True))
+    return replace(found, events=max(0.0, statistics.median(told) - found.step), tokens=_tokens(decoder))
+
+
+def _attached(decoder: Decoder, steps: int) -> Measured:
+    _times(decoder, WARM)
+    alone, _ = _times(decoder, steps)
+    with sidecar(decoder):
+        steered(decoder)
+        found = _measured(decoder, steps)
+    return replace(found, events=found.step - statistics.median(alone))
+
+
+def _measured(decoder: Decoder, steps: int) -> Measured:
+    manager = decoder.kv.manager
+    before, planned = _moved(manager), manager.moved.plans_applied
+    times, stall = _times(decoder, steps)
+    misses, pages = ((now - then) / steps for now, then in zip(_moved(manager), before, strict=True))
     return Measured(
-        step=statistics.median(plain),
-        told=statistics.median(told),
+        step=statistics.median(times),
+        events=0.0,
         stall=stall / steps,
         misses=misses,
         moved_bytes=pages * manager.page_bytes,
-        tokens=[list(g.tokens) for g in generations],
+        plans=(manager.moved.plans_applied - planned) / steps,
+        tokens=_tokens(decoder),
         kernels=[],
     )
+
+
+def _tokens(decoder: Decoder) -> list[list[int]]:
+    return [list(generation.tokens) for generation in decoder.running]
 
 
 def _times(decoder: Decoder, steps: int) -> tuple[list[float], float]:

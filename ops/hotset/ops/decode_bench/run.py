@@ -16,6 +16,7 @@ from hotset.ops.decode_bench.replay import Replay
 from hotset.ops.decode_bench.scene import Prompts
 from hotset.ops.decode_bench.settle import settle_driver
 from hotset.ops.decode_bench.shapes import SHAPES, Shape
+from hotset.ops.decode_bench.sidecar import SidecarError
 from hotset.protos.errors import CapacityError, ConfigError
 from hotset.protos.messages import Model
 from hotset.runtime.gpu.steps import bucket
@@ -147,6 +148,8 @@ def _measured(
         return measure(arm, shape, model, prompts, batch, steps, replay, heads=heads, profiled=profiled)
     except (torch.OutOfMemoryError, CapacityError) as error:
         return f"does not fit: {str(error).splitlines()[0]}"
+    except SidecarError as error:
+        return f"not measured: {error}"
 
 
 def _row(
@@ -154,7 +157,6 @@ def _row(
 ) -> Row:
     if isinstance(found, str):
         return {**dict.fromkeys(_COLUMNS, "-"), "batch": batch, "arm": arm, "tokens": found}
-    events = max(0.0, found.told - found.step)
     floor = found.moved_bytes / gbps / 1e9 if gbps else 0.0
     alike = shape.config is None and reference is not None
     values: Row = {
@@ -165,19 +167,26 @@ def _row(
         "step ms": found.step * 1e3,
         "compute ms": (found.step - found.stall) * 1e3,
         "stall ms": found.stall * 1e3,
-        "events ms": events * 1e3,
+        "events ms": found.events * 1e3,
         "misses": found.misses,
         "MB moved": found.moved_bytes / 1e6,
         "floor ms": floor * 1e3 if gbps else "-",
         "stall/floor": found.stall / floor if floor else "-",
-        "tokens": ("as hbm" if found.tokens == reference.tokens else "DIFFER") if alike and reference else "-",
+        "plans": found.plans,
+        "tokens": _compared(found.tokens, reference.tokens) if alike and reference else "-",
     }
     assert tuple(values) == _COLUMNS
     return values
 
 
+def _compared(tokens: list[list[int]], others: list[list[int]]) -> str:
+    # An arm with a daemon has decoded a few more until it was steered.
+    alike = all(a[: len(b)] == b[: len(a)] for a, b in zip(tokens, others, strict=True))
+    return "as hbm" if alike else "DIFFER"
+
+
 _COLUMNS = ("batch", "arm", "tokens/s", "of hbm", "step ms", "compute ms", "stall ms", "events ms", "misses",
-            "MB moved", "floor ms", "stall/floor", "tokens")  # fmt: skip
+            "MB moved", "floor ms", "stall/floor", "plans", "tokens")  # fmt: skip
 
 
 def _short(value: object) -> str:
