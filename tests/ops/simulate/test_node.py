@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,22 @@ def test_nodes_that_come_with_hotset_run(sample: Trace) -> None:
     for name in node_names():
         meta, node = Node.checked(**load_node(name)).stand_for(sample.meta)
         assert Engine(tile(meta, sample.sequences, sequences=2, tokens=2), node).run().report()["tokens"] == 4
+
+
+def test_compute_of_the_gpu_server_is_what_was_measured() -> None:
+    """Arm 2k of docs/bench/decode-llama.json: 32,768 tokens, k = 128, 64 pages of 8 KiB more than the node reads."""
+    node = Node.checked(**load_node("h200-llama3-8b") | {"context": 32768})
+    recorded = json.loads((Path(__file__).parents[3] / "docs/bench/decode-llama.json").read_text(encoding="utf-8"))
+    (rows,) = recorded["tables"].values()
+    measured = {row["batch"]: row for row in rows if row["arm"] == "2k"}
+    assert sorted(measured) == [1, 2, 4, 8, 16, 24]
+    for batch, row in measured.items():
+        pages_us = batch * 64 * 8192 * 256 / 3.67e6
+        assert node.compute_us(batch) + pages_us == pytest.approx(1e3 * row["compute ms"], rel=0.035)
+    # Latency and bandwidth alone, for the misses that were counted.
+    for batch, most in ((1, 0.45), (8, 0.1), (24, 0.1)):
+        stall_us = sum(node.wait_us(measured[batch]["misses"] / 32, 8192) for _ in range(32))
+        assert stall_us == pytest.approx(1e3 * measured[batch]["stall ms"], rel=most)
 
 
 def test_a_file_is_a_node_and_mistakes_in_it_are_named(tmp_path: Path) -> None:
