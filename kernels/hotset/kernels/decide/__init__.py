@@ -70,13 +70,8 @@ def decide(
     if use_kernel(pages):
         from hotset.kernels.decide import kernel
 
-        key, values = kernel.weigh(state, pages, probability, least)
-    else:
-        key, values = reference.weigh(state, pages, probability, least)
-    # torch's sort, also in captured graphs; key is -1 for what is not wanted.
-    best, order = torch.sort(key, descending=True, stable=True)
-    prefetch = torch.where(best[:limit] >= 0, pages[order[:limit]], -1)
-    return Decision(prefetch, (key >= 0).sum(0, keepdim=True, dtype=torch.int32), values)
+        return Decision(*kernel.decide(state, pages, probability, least, limit))
+    return Decision(*reference.decide(state, pages, probability, least, limit))
 
 
 def rescue(state: ResidencyState, pages: torch.Tensor, values: torch.Tensor) -> None:

@@ -1,6 +1,10 @@
 # ruff: noqa: N803 - compile-time parameters are upper case, as everywhere in Triton
 # mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator"
-"""Triton kernels of decide: a candidate a thread, and a program a lane where lists are joined."""
+"""Triton kernels of decide: a candidate a thread, and a program a lane where lists are joined.
+
+What is wanted is a small part of the candidates: it is gathered in any order first, then every key counts those that
+are larger, which is the whole sort.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,10 @@ FILLING, PROTECTED = tl.constexpr(_FILLING), tl.constexpr(spec.PROTECTED)
 LIVE, RESERVED = tl.constexpr(_LIVE), tl.constexpr(_RESERVED)
 UNUSED, USED = tl.constexpr(spec.VALUE_UNUSED), tl.constexpr(spec.VALUE_USED)
 CHUNK = tl.constexpr(32)
+# A key is the bits of a probability, then this minus the candidate's place: of two equal ones the earlier is larger.
+LAST = tl.constexpr((1 << 31) - 1)
 BLOCK = 256
+ORDERED = 64
 
 
 @triton.jit
@@ -37,7 +44,9 @@ def _join(ranked, recent, joined, R: tl.constexpr, N: tl.constexpr, BLOCK: tl.co
 
 
 @triton.jit(do_not_specialize=["total", "page_count"])
-def _weigh(pages, probability, least, slot_of, key, value, total, page_count, BLOCK: tl.constexpr):
+def _weigh(
+    pages, probability, least, slot_of, keys, count, value, total, page_count, BLOCK: tl.constexpr
+):  # fmt: skip
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     page = tl.load(pages + n, mask=n < total, other=-1)
     sure = tl.load(probability + n, mask=n < total, other=0.0)
@@ -45,8 +54,30 @@ def _weigh(pages, probability, least, slot_of, key, value, total, page_count, BL
     slot = tl.load(slot_of + page, mask=inside, other=-1)
     wanted = inside & (slot < 0) & (sure > tl.load(least))
     guarded = inside & (slot >= 0) & (sure >= PROTECTED)
-    tl.store(key + n, tl.where(wanted, sure, -1.0), mask=n < total)
     tl.store(value + n, tl.where(guarded, UNUSED - (UNUSED - USED) * sure, float("nan")), mask=n < total)
+    found = tl.sum(wanted.to(tl.int32))
+    if found > 0:
+        at = tl.atomic_add(count, found, sem="relaxed") + tl.cumsum(wanted.to(tl.int32), 0) - 1
+        tl.store(keys + at, (sure.to(tl.int32, bitcast=True).to(tl.int64) << 32) | (LAST - n), mask=wanted)
+
+
+@triton.jit
+def _order(keys, count, pages, best, limit, BLOCK: tl.constexpr):
+    """A key's place in the list is how many keys are larger; where there are none, -1."""
+    found = tl.load(count)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(best + i, -1, mask=(i >= found) & (i < limit))
+    if tl.program_id(0) * BLOCK < found:
+        key = tl.load(keys + i, mask=i < found, other=0)
+        larger = tl.zeros([BLOCK], tl.int32)
+        start = 0
+        while start < found:
+            j = start + tl.arange(0, BLOCK)
+            other = tl.load(keys + j, mask=j < found, other=-1)
+            larger += tl.sum((other[None, :] > key[:, None]).to(tl.int32), 1)
+            start += BLOCK
+        page = tl.load(pages + (LAST - (key & LAST)), mask=i < found, other=-1)
+        tl.store(best + larger, page, mask=(i < found) & (larger < limit))
 
 
 @triton.jit(do_not_specialize=["total", "page_count", "ticks"])
@@ -88,16 +119,22 @@ def join_candidates(ranked: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
     return joined
 
 
-def weigh(
-    state: ResidencyState, pages: torch.Tensor, probability: torch.Tensor, least: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Arguments as checked by the public function."""
-    key, value = torch.empty_like(probability), torch.empty_like(probability)
-    _weigh[(triton.cdiv(pages.numel(), BLOCK),)](
-        pages, probability, least, state.slot_of, key, value, pages.numel(), state.slot_of.numel(),
+def decide(
+    state: ResidencyState, pages: torch.Tensor, probability: torch.Tensor, least: torch.Tensor, limit: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Arguments as checked by the public function; the fields of a Decision."""
+    total, device = pages.numel(), pages.device
+    keys, values = torch.empty(total, dtype=torch.int64, device=device), torch.empty_like(probability)
+    count, best = (
+        torch.zeros(1, dtype=torch.int32, device=device),
+        torch.empty(limit, dtype=torch.int32, device=device),
+    )
+    _weigh[(triton.cdiv(total, BLOCK),)](
+        pages, probability, least, state.slot_of, keys, count, values, total, state.slot_of.numel(),
         BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
-    return key, value
+    _order[(triton.cdiv(total, ORDERED),)](keys, count, pages, best, limit, BLOCK=ORDERED, num_warps=4)
+    return best, count, values
 
 
 def write_values(state: ResidencyState, pages: torch.Tensor, values: torch.Tensor, steps: int) -> None:

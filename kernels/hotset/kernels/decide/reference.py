@@ -24,15 +24,18 @@ def least_probability(budget: torch.Tensor, utilisation: torch.Tensor, cost: flo
     return torch.maximum(told, price)
 
 
-def weigh(
-    state: ResidencyState, pages: torch.Tensor, probability: torch.Tensor, least: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probability of what to prefetch, -1 of the rest, and values of what to protect, NaN of the rest."""
+def decide(
+    state: ResidencyState, pages: torch.Tensor, probability: torch.Tensor, least: torch.Tensor, limit: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See the public function; the fields of a Decision."""
     inside = (pages >= 0) & (pages < state.slot_of.numel())
     here = state.slot_of[torch.where(inside, pages, 0).long()] >= 0
     key = torch.where(inside & ~here & (probability > least), probability, -1.0)
+    best, order = torch.sort(key, descending=True, stable=True)
+    prefetch = torch.where(best[:limit] >= 0, pages[order[:limit]], -1)
     value = VALUE_UNUSED - (VALUE_UNUSED - VALUE_USED) * probability
-    return key, torch.where(inside & here & (probability >= PROTECTED), value, math.nan)
+    values = torch.where(inside & here & (probability >= PROTECTED), value, math.nan)
+    return prefetch, (key >= 0).sum(0, keepdim=True, dtype=torch.int32), values
 
 
 def rescue(state: ResidencyState, pages: torch.Tensor, values: torch.Tensor) -> None:
