@@ -21,13 +21,13 @@ from triton.runtime.jit import JITFunction
 
 from hotset.kernels.append import append
 from hotset.kernels.changes import find_changes
-from hotset.kernels.decide import join_candidates, rescue
+from hotset.kernels.decide import decide, join_candidates, rescue
 from hotset.kernels.decide.bench import Layer
 from hotset.kernels.dispatch import interpreting
 from hotset.kernels.fold import fold
 from hotset.kernels.forest import DeviceForest, forest
 from hotset.kernels.forest.bench import COLUMNS, random_forest
-from hotset.kernels.prefetch import Listed, begin_prefetch
+from hotset.kernels.prefetch import Ahead, Listed, begin_ahead, begin_prefetch, commit_ahead
 from hotset.kernels.record import Accessed, Recorded, record
 from hotset.kernels.resolve import resolve
 from hotset.kernels.select import select, selected_places
@@ -87,6 +87,11 @@ def call_all() -> None:
         for listed in (None, Listed(marks, torch.ones(1, dtype=torch.int32))):
             begin_prefetch(layer.residency, layer.physical(), layer.physical().long(), keep=1, listed=listed)
         rescue(layer.residency, layer.physical(), torch.zeros(layer.ids.numel()))
+        state, pages, one = layer.residency, layer.physical(), torch.ones(1, dtype=torch.int32)
+        decide(state, pages, torch.zeros(pages.numel()), torch.zeros(1), limit=9, protect=1,
+               unknown=torch.zeros(batch, dtype=torch.int32))  # fmt: skip
+        ahead = Ahead(one, one, one, state.slot_of, marks, state.page_of)
+        commit_ahead(state, *begin_ahead(state, pages, ahead, one, keep=1, why=1), one, torch.zeros(1).long())
     join_candidates(layer.ids, layer.ids)
     call_step()
 

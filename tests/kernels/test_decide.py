@@ -67,6 +67,43 @@ def test_the_rule(count: int, limit: int, least: float, where: str, random_state
     torch.testing.assert_close(found.values.cpu(), torch.tensor(values), equal_nan=True)
 
 
+def test_whoever_is_likely_is_protected_as_by_values_and_rescue(
+    where: str, random_state: MakeState, to: Move
+) -> None:  # fmt: skip
+    state = to(random_state(4, slots=200, groups=100, reserve=40), where)
+    pages, probability = candidates(state, 1000)
+    args = (pages.to(where), probability.to(where), torch.tensor([0.5], device=where))
+    apart, at_once = to(state, where), to(state, where)
+    found = decide(apart, *args, limit=30)
+    assert torch.equal(apart.state, state.state), "nothing was to be changed"
+    # Two entries of one page may differ, and then either's value counts.
+    first = torch.tensor([pages.tolist().index(page) for page in pages.tolist()], device=where)
+    same = torch.where(args[0] >= 0, args[1][first], args[1])
+    found = decide(apart, args[0], same, args[2], limit=30)
+    write_values(apart, args[0], found.values, steps=2)
+    rescue(apart, args[0], found.values)
+    decide(at_once, args[0], same, args[2], limit=30, protect=2)
+    for name in ("state", "value", "value_until"):
+        assert torch.equal(getattr(at_once, name), getattr(apart, name)), name
+        assert not torch.equal(getattr(at_once, name), getattr(state, name)), name
+
+
+def test_nothing_is_known_of_a_sequence_that_has_just_begun(where: str, random_state: MakeState, to: Move) -> None:
+    """Three sequences of 40 candidates; all of the second count as 0. The count goes where it is told to."""
+    state = to(random_state(5, slots=200, groups=100, reserve=40), where)
+    pages, probability = (part.to(where) for part in candidates(state, 120))
+    least, count = torch.tensor([0.0], device=where), torch.zeros(1, dtype=torch.int32, device=where)
+    unknown = torch.tensor([0, 1, 0], dtype=torch.int32, device=where)
+    found = decide(state, pages, probability, least, limit=120, unknown=unknown, count=count)
+    without = probability.clone()
+    without[40:80] = 0
+    expected = decide(state, pages, without, least, limit=120)
+    assert found.prefetch.tolist() == expected.prefetch.tolist()
+    torch.testing.assert_close(found.values, expected.values, equal_nan=True)
+    assert count.tolist() == found.wanted.tolist() == expected.wanted.tolist()
+    assert count.item() < decide(state, pages, probability, least, limit=120).wanted.item()
+
+
 def test_what_is_decided_can_be_begun(where: str, random_state: MakeState, to: Move) -> None:
     state = to(random_state(1, slots=200, groups=100, reserve=40), where)
     pages, probability = candidates(state, 1000)
@@ -151,6 +188,8 @@ def test_wrong_arguments_are_named(random_state: MakeState) -> None:
     pages, one = torch.zeros(5, dtype=torch.int32), torch.ones(1)
     with pytest.raises(ValueError, match="limit 6 of 5 candidates"):
         decide(state, pages, torch.zeros(5), one, limit=6)
+    with pytest.raises(ValueError, match="5 candidates are not of 2 sequences"):
+        decide(state, pages, torch.zeros(5), one, limit=5, unknown=pages[:2])
     with pytest.raises(ValueError, match="saved_us > 0"):
         least_probability(one, one, link_us=1.0, saved_us=0.0)
     with pytest.raises(ValueError, match="a step or more"):

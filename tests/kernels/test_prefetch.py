@@ -5,7 +5,16 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from hotset.kernels.prefetch import Listed, begin_prefetch, commit_prefetch, mark_in_flight, reference
+from hotset.kernels.prefetch import (
+    Ahead,
+    Listed,
+    begin_ahead,
+    begin_prefetch,
+    commit_ahead,
+    commit_prefetch,
+    mark_in_flight,
+    reference,
+)
 from hotset.kernels.release import release
 from hotset.kernels.resolve import resolve
 from hotset.kernels.state import FILLING, FREE, LIVE, RESERVED, ResidencyState
@@ -68,6 +77,54 @@ def test_with_marks_it_begins_the_same(
         assert begun[:m].tolist() == expected[0].tolist()
         assert torch.equal(ours.page_of[slots[:m].long()], begun[:m])
     assert int((ours.state == FILLING).sum()) >= int(flying.sum()) + (most > 0)
+
+
+# Whichever of them bounds it: what is wanted, the layer's limit, the room, or the reserve. 2,000 fill two blocks.
+@pytest.mark.parametrize(("n", "wanted", "most", "room", "keep"), [
+    (63, 40, 63, 63, 0), (63, 63, 30, 63, 10), (63, 63, 63, 20, 10), (2000, 1500, 1600, 1700, 30), (63, 0, 63, 63, 0),
+    (63, 63, 63, 63, 200),
+])  # fmt: skip
+def test_between_layers_it_begins_and_ends_as_the_reference(
+    n: int, wanted: int, most: int, room: int, keep: int, device: str, random_state: MakeState, to: Move,
+    same_state: Same,
+) -> None:  # fmt: skip
+    """Three layers in turn, whose flights are under way together; one page in five has no frame, and some repeat."""
+    state = random_state(n + keep, slots=400, groups=200, reserve=150)
+    pages = state.slot_of.numel()
+    frames = torch.where(torch.rand(pages) < 0.2, -1, torch.arange(pages)).int()
+    marks = torch.zeros(pages + 1, dtype=torch.bool)
+    mark_in_flight(state, marks)
+    theirs, ours = state.clone(), to(state, device)
+    causes = [torch.full((state.slots + 1,), -1, dtype=torch.int32, device=where) for where in ("cpu", device)]
+    lost = [torch.zeros(1, dtype=torch.int64, device=where) for where in ("cpu", device)]
+    flights = []
+    for turn in range(3):
+        wish = torch.randint(0, pages // 3, (n,), dtype=torch.int32) * 3 + turn
+        found = []
+        for there, where, cause in zip((theirs, ours), ("cpu", device), causes, strict=True):
+            bounds = torch.tensor([[wanted], [most], [room]], dtype=torch.int32, device=where)
+            count = torch.full((1,), -1, dtype=torch.int32, device=where)
+            ahead = Ahead(bounds[0], bounds[1], bounds[2], frames.to(where), marks.to(where), cause)
+            begin = begin_ahead if there is ours else reference.begin_ahead
+            found.append((*begin(there, wish.to(where), ahead, count, keep=keep, why=7), count))
+        same_state(to(ours, "cpu"), theirs)
+        m = int(found[0][2])
+        assert int(found[1][2]) == m
+        assert found[1][0][:m].tolist() == found[0][0][:m].tolist()
+        assert torch.equal(ours.page_of[found[1][1][:m].long()], found[1][0][:m])
+        flights.append(found)
+    assert (causes[1] == 7).sum() == (causes[0] == 7).sum() == (theirs.state == FILLING).sum()
+    assert ours.scratch[40:42].tolist() == [0, 0], "the counters must be as the next call needs them"
+    # Some pages are loaded on demand meanwhile.
+    overtaken = flights[0][0][0][: int(flights[0][0][2])][::3].contiguous()
+    for there in (theirs, ours):
+        resolve(there, overtaken.to(there.slot_of.device), "lru")
+    for found in flights:
+        reference.commit_ahead(theirs, *found[0], lost[0])
+        commit_ahead(ours, *found[1], lost[1])
+        same_state(to(ours, "cpu"), theirs)
+    assert lost[1].tolist() == lost[0].tolist() == [len(overtaken)]
+    assert (wanted == 0 or keep == 200) == (int(flights[0][0][2]) == 0), "the case must show what it is for"
 
 
 def test_the_best_entries_are_begun_and_the_reserve_keeps_its_share(

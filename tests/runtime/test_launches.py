@@ -57,7 +57,7 @@ def launches(small: Any, patch: pytest.MonkeyPatch, way: str, model: DeviceModel
 
 
 @pytest.mark.parametrize(
-    ("way", "held", "most"), [("off", False, 3), ("bare", False, 90), ("learned", False, 118), ("learned", True, 118)]
+    ("way", "held", "most"), [("off", False, 3), ("bare", False, 16), ("learned", False, 32), ("learned", True, 32)]
 )
 def test_a_layer_that_is_looked_ahead_at_launches_no_more_than_it_did(
     way: str, held: bool, most: int, trained: DeviceModel, make_model: Callable[..., Any],

@@ -29,6 +29,7 @@ FREE, LIVE, RESERVED, PINNED, FILLING, HELD = range(6)
 NEVER = -(1 << 30)
 # Words of `scratch`: counters of the Triton kernels, then eight histograms of 256 bins.
 SCRATCH_FAILED = 17
+SCRATCH_AHEAD = 40
 SCRATCH_HISTOGRAMS = 64
 _SCRATCH = SCRATCH_HISTOGRAMS + 8 * 256
 

@@ -295,9 +295,13 @@ class ResidencyManager:
             self.moved.entries_rejected["not_stored"] += unknown
         return rejected
 
-    def prefetch_ahead(self, pages: torch.Tensor, layer: int, wanted: torch.Tensor) -> None:
+    def wanted_ahead(self, layer: int) -> torch.Tensor | None:
+        """Where this step counts what is wanted for `layer` ([1] int32, 0), if it is kept beside the state."""
+        return None
+
+    def prefetch_ahead(self, pages: torch.Tensor, layer: int, wanted: torch.Tensor, most: torch.Tensor) -> None:
         """Start copying for a `layer` that begins soon in this step; see StepPrefetch.start."""
-        self._ahead.start(pages, layer, wanted)
+        self._ahead.start(pages[: int(most)], layer, wanted)
 
     def commit_prefetches(self, *, wait: bool = False) -> None:
         """At a safe point: make prefetches visible whose copies have arrived (`wait`: all of them)."""

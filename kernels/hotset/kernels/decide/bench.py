@@ -79,9 +79,7 @@ class Layer:
         budget = torch.full((1,), math.nan, device=sure.device)
         least = least_probability(budget, torch.zeros_like(budget), link_us=1.0, saved_us=10.0)
         pages = self.physical()
-        found = decide(self.residency, pages, sure, least, limit=min(256, pages.numel()))
-        write_values(self.residency, pages, found.values, steps=1)
-        return found.prefetch
+        return decide(self.residency, pages, sure, least, limit=min(256, pages.numel()), protect=1).prefetch
 
     def settle(self) -> torch.Tensor:
         """After selection: learn what it took, and give the candidates' slots their values."""

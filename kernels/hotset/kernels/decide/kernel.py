@@ -43,18 +43,27 @@ def _join(ranked, recent, joined, R: tl.constexpr, N: tl.constexpr, BLOCK: tl.co
     tl.store(joined + lane * (R + N) + R + i, tl.where(again > 0, -1, page), mask=i < N)
 
 
-@triton.jit(do_not_specialize=["total", "page_count"])
+@triton.jit(do_not_specialize=["total", "page_count", "ticks", "each"])
 def _weigh(
-    pages, probability, least, slot_of, keys, count, value, total, page_count, BLOCK: tl.constexpr
+    pages, probability, least, unknown, slot_of, kind, worth, worth_until, tick, keys, count, value,
+    total, page_count, ticks, each, KNOWN: tl.constexpr, PROTECT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     page = tl.load(pages + n, mask=n < total, other=-1)
     sure = tl.load(probability + n, mask=n < total, other=0.0)
+    if not KNOWN:
+        sure = tl.where(tl.load(unknown + n // each, mask=n < total, other=1) > 0, 0.0, sure)
     inside = (page >= 0) & (page < page_count)
     slot = tl.load(slot_of + page, mask=inside, other=-1)
     wanted = inside & (slot < 0) & (sure > tl.load(least))
     guarded = inside & (slot >= 0) & (sure >= PROTECTED)
-    tl.store(value + n, tl.where(guarded, UNUSED - (UNUSED - USED) * sure, float("nan")), mask=n < total)
+    now = UNUSED - (UNUSED - USED) * sure
+    tl.store(value + n, tl.where(guarded, now, float("nan")), mask=n < total)
+    if PROTECT:
+        # A page that is there is in no flight, and two entries of one page write its state alike.
+        tl.store(worth + slot, now, mask=guarded)
+        tl.store(worth_until + slot, tl.load(tick) + ticks, mask=guarded)
+        tl.store(kind + slot, LIVE, mask=guarded & (tl.load(kind + slot, mask=guarded, other=0) == RESERVED))
     found = tl.sum(wanted.to(tl.int32))
     if found > 0:
         at = tl.atomic_add(count, found, sem="relaxed") + tl.cumsum(wanted.to(tl.int32), 0) - 1
@@ -120,18 +129,24 @@ def join_candidates(ranked: torch.Tensor, recent: torch.Tensor) -> torch.Tensor:
 
 
 def decide(
-    state: ResidencyState, pages: torch.Tensor, probability: torch.Tensor, least: torch.Tensor, limit: int
+    state: ResidencyState,
+    pages: torch.Tensor,
+    probability: torch.Tensor,
+    least: torch.Tensor,
+    limit: int,
+    protect: int,
+    unknown: torch.Tensor | None,
+    count: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Arguments as checked by the public function; the fields of a Decision."""
     total, device = pages.numel(), pages.device
     keys, values = torch.empty(total, dtype=torch.int64, device=device), torch.empty_like(probability)
-    count, best = (
-        torch.zeros(1, dtype=torch.int32, device=device),
-        torch.empty(limit, dtype=torch.int32, device=device),
-    )
+    best = torch.empty(limit, dtype=torch.int32, device=device)
     _weigh[(triton.cdiv(total, BLOCK),)](
-        pages, probability, least, state.slot_of, keys, count, values, total, state.slot_of.numel(),
-        BLOCK=BLOCK, num_warps=4,
+        pages, probability, least, pages if unknown is None else unknown, state.slot_of, state.state, state.value,
+        state.value_until, state.tick, keys, count, values, total, state.slot_of.numel(),
+        protect * state.ticks_per_step, 1 if unknown is None else total // unknown.numel(),
+        KNOWN=unknown is None, PROTECT=protect > 0, BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
     _order[(triton.cdiv(total, ORDERED),)](keys, count, pages, best, limit, BLOCK=ORDERED, num_warps=4)
     return best, count, values

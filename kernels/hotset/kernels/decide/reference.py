@@ -25,9 +25,19 @@ def least_probability(budget: torch.Tensor, utilisation: torch.Tensor, cost: flo
 
 
 def decide(
-    state: ResidencyState, pages: torch.Tensor, probability: torch.Tensor, least: torch.Tensor, limit: int
+    state: ResidencyState,
+    pages: torch.Tensor,
+    probability: torch.Tensor,
+    least: torch.Tensor,
+    limit: int,
+    protect: int,
+    unknown: torch.Tensor | None,
+    count: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """See the public function; the fields of a Decision."""
+    if unknown is not None:
+        each = unknown.repeat_interleave(pages.numel() // unknown.numel())
+        probability = torch.where(each > 0, 0.0, probability)
     inside = (pages >= 0) & (pages < state.slot_of.numel())
     here = state.slot_of[torch.where(inside, pages, 0).long()] >= 0
     key = torch.where(inside & ~here & (probability > least), probability, -1.0)
@@ -35,7 +45,11 @@ def decide(
     prefetch = torch.where(best[:limit] >= 0, pages[order[:limit]], -1)
     value = VALUE_UNUSED - (VALUE_UNUSED - VALUE_USED) * probability
     values = torch.where(inside & here & (probability >= PROTECTED), value, math.nan)
-    return prefetch, (key >= 0).sum(0, keepdim=True, dtype=torch.int32), values
+    if protect:
+        write_values(state, pages, values, protect)
+        rescue(state, pages, values)
+    count.add_((key >= 0).sum(0, keepdim=True, dtype=torch.int32))
+    return prefetch, count, values
 
 
 def rescue(state: ResidencyState, pages: torch.Tensor, values: torch.Tensor) -> None:

@@ -11,7 +11,16 @@ from hotset.kernels.prefetch import reference
 from hotset.kernels.prefetch.reference import REASONS
 from hotset.kernels.state import FILLING, ResidencyState
 
-__all__ = ["REASONS", "Listed", "begin_prefetch", "commit_prefetch", "mark_in_flight"]
+__all__ = [
+    "REASONS",
+    "Ahead",
+    "Listed",
+    "begin_ahead",
+    "begin_prefetch",
+    "commit_ahead",
+    "commit_prefetch",
+    "mark_in_flight",
+]
 
 
 class Listed(NamedTuple):
@@ -19,6 +28,17 @@ class Listed(NamedTuple):
 
     in_flight: torch.Tensor  # [P + 1] bool, see mark_in_flight
     most: torch.Tensor  # [1] int32, entries from there on are -1
+
+
+class Ahead(NamedTuple):
+    """What a flight that begins between two layers depends on, all on the device. The first three bound its entries."""
+
+    wanted: torch.Tensor  # [1] int32, entries of the list from there on mean nothing
+    most: torch.Tensor  # [1] int32
+    room: torch.Tensor  # [1] int32
+    frame_of: torch.Tensor  # [P] int32, -1 for pages that are not in host memory
+    in_flight: torch.Tensor  # [P + 1] bool, see mark_in_flight: as of this step's safe point
+    cause: torch.Tensor  # [S or more] int32, by slot: who caused the prefetch into it
 
 
 def mark_in_flight(state: ResidencyState, marks: torch.Tensor) -> None:
@@ -81,3 +101,48 @@ def commit_prefetch(
 
         return kernel.commit(state, pages, slots, generations)
     return reference.commit_prefetch(state, pages, slots, generations)
+
+
+def begin_ahead(
+    state: ResidencyState, pages: torch.Tensor, ahead: Ahead, count: torch.Tensor, *, keep: int, why: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As begin_prefetch, between two layers: `pages` ([n] int32 physical, surest first) of a layer that comes later.
+
+    Returns pages and slots, [n] int32 each, of which as many mean something as `count` ([1] int32) is set to. Leaves
+    `keep` slots reserved, and writes `why` to the causes of the slots that it takes. No page may have been asked for
+    twice since the marks were made. Nothing waits for the host. Raises ValueError on tensors that do not fit.
+    """
+    require_tensor("pages", pages, (None,), torch.int32, like=state.slot_of)
+    for name in ("wanted", "most", "room"):
+        require_tensor(name, getattr(ahead, name), (1,), torch.int32, like=pages)
+    require_tensor("count", count, (1,), torch.int32, like=pages)
+    require_tensor("frame_of", ahead.frame_of, tuple(state.slot_of.shape), torch.int32, like=pages)
+    require_tensor("in_flight", ahead.in_flight, (state.slot_of.numel() + 1,), torch.bool, like=pages)
+    require_tensor("cause", ahead.cause, (None,), torch.int32, like=pages)
+    require(keep >= 0, f"keep must not be negative, but is {keep}")
+    require(ahead.cause.numel() >= state.slots, f"{ahead.cause.numel()} causes of {state.slots} slots")
+    if use_kernel(pages):
+        from hotset.kernels.prefetch import kernel
+
+        return kernel.begin_ahead(state, pages, ahead, count, keep, why)
+    return reference.begin_ahead(state, pages, ahead, count, keep, why)
+
+
+def commit_ahead(
+    state: ResidencyState, pages: torch.Tensor, slots: torch.Tensor, count: torch.Tensor, wasted: torch.Tensor
+) -> None:
+    """End a flight of begin_ahead in the same step: `count` of `pages` and `slots` become visible.
+
+    Those whose page was loaded on demand meanwhile are dropped, and added to `wasted` ([1] int64). Nothing waits for
+    the host. Raises ValueError on tensors that do not fit.
+    """
+    require_tensor("pages", pages, (None,), torch.int32, like=state.slot_of)
+    require_tensor("slots", slots, tuple(pages.shape), torch.int32, like=pages)
+    require_tensor("count", count, (1,), torch.int32, like=pages)
+    require_tensor("wasted", wasted, (1,), torch.int64, like=pages)
+    if use_kernel(pages):
+        from hotset.kernels.prefetch import kernel
+
+        kernel.commit_ahead(state, pages, slots, count, wasted)
+        return
+    reference.commit_ahead(state, pages, slots, count, wasted)

@@ -1,6 +1,7 @@
 # ruff: noqa: N803 - compile-time parameters are upper case, as everywhere in Triton
 # mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator"
 """Triton kernels of prefetch. begin is one program, since entries are taken in order; it runs at safe points only.
+begin_ahead runs between layers: 32 programs look at the reserve together, and the last goes on alone.
 
 While it runs, slot_of of an entry's page is FIRST + the entry's number, least entry first: so repeated pages are found
 without a search. What is in flight, and how full the reserve is, the whole GPU finds out before: a single program would
@@ -17,15 +18,68 @@ import triton.language as tl
 
 from hotset.kernels.state import FILLING as _FILLING
 from hotset.kernels.state import RESERVED as _RESERVED
+from hotset.kernels.state import SCRATCH_AHEAD as _LEVEL
 from hotset.kernels.state import ResidencyState
 from hotset.kernels.victims import FREE, LIVE, NEVER, RESERVED
 
 if TYPE_CHECKING:
-    from hotset.kernels.prefetch import Listed
+    from hotset.kernels.prefetch import Ahead, Listed
 
 FILLING = tl.constexpr(_FILLING)
 FIRST = tl.constexpr(-(1 << 30))
+LEVEL, ARRIVED = tl.constexpr(_LEVEL), tl.constexpr(_LEVEL + 1)
 BLOCK = 1024
+COUNTING = 32
+
+
+@triton.jit
+def _unmark(pages, slot_of, total, page_count, BLOCK: tl.constexpr):
+    """Take back the numbers of the first `total` entries."""
+    start = 0
+    while start < total:
+        n = start + tl.arange(0, BLOCK)
+        page = tl.load(pages + n, mask=n < total, other=-1)
+        inside = (page >= 0) & (page < page_count)
+        slot = tl.load(slot_of + page, mask=inside, other=0)
+        tl.store(slot_of + page, -1, mask=inside & (slot < -1))
+        start += BLOCK
+
+
+@triton.jit
+def _take_slots(
+    begun, out_pages, out_slots, slot_of, page_of, kind, prefetched, ring, in_ring, ring_head, ring_tail,
+    evicted, evicted_count, cause, why, slots, CAUSE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Give reserved slots, in ring order, to the first `begun` of out_pages; they are on record."""
+    head = tl.load(ring_head)
+    tail = tl.load(ring_tail)
+    lost_before = tl.load(evicted_count)
+    popped = tl.zeros([], tl.int32)
+    taken = tl.zeros([], tl.int32)
+    while (taken < begun) & (head + popped < tail):
+        where = head + popped + tl.arange(0, BLOCK)
+        entry = tl.load(ring + where % slots, mask=where < tail, other=0)
+        good = (where < tail) & (tl.load(kind + entry, mask=where < tail, other=0) == RESERVED)
+        rank = taken + tl.cumsum(good.to(tl.int32), 0) - good.to(tl.int32)
+        passed = (where < tail) & (rank < begun)
+        tl.store(in_ring + entry, 0, mask=passed)
+        put = good & passed
+        old = tl.load(page_of + entry, mask=put, other=-1)
+        lost = old >= 0
+        at = lost_before + tl.cumsum(lost.to(tl.int32), 0) - 1
+        tl.store(evicted + at, old, mask=lost & (at < slots))
+        tl.store(slot_of + old, -1, mask=lost)
+        tl.store(page_of + entry, tl.load(out_pages + rank, mask=put, other=-1), mask=put)
+        tl.store(kind + entry, FILLING, mask=put)
+        tl.store(prefetched + entry, 0, mask=put)
+        tl.store(out_slots + rank, entry, mask=put)
+        if CAUSE:
+            tl.store(cause + entry, why, mask=put)
+        lost_before += tl.sum(lost.to(tl.int32))
+        taken += tl.sum(put.to(tl.int32))
+        popped += tl.sum(passed.to(tl.int32))
+    tl.store(ring_head, head + popped)
+    tl.store(evicted_count, lost_before)
 
 
 @triton.jit(do_not_specialize=["total", "slots", "groups", "lanes", "keep"])
@@ -66,42 +120,63 @@ def _begin(
         begun += tl.sum(good.to(tl.int32))
         start += BLOCK
     tl.debug_barrier()
-    start = 0
-    while start < total:
-        n = start + tl.arange(0, BLOCK)
-        page = tl.load(pages + n, mask=n < total, other=-1)
-        inside = (page >= 0) & (page < groups * lanes)
-        slot = tl.load(slot_of + page, mask=inside, other=0)
-        tl.store(slot_of + page, -1, mask=inside & (slot < -1))
-        start += BLOCK
+    _unmark(pages, slot_of, total, groups * lanes, BLOCK)
     tl.debug_barrier()
+    _take_slots(
+        begun, out_pages, out_slots, slot_of, page_of, kind, prefetched, ring, in_ring, ring_head, ring_tail,
+        evicted, evicted_count, page_of, 0, slots, False, BLOCK,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["limit", "page_count", "slots", "keep"])
+def _begin_ahead(
+    pages, wanted, most, room, frame_of, out_pages, out_slots, count, slot_of, page_of, kind, prefetched,
+    ring, in_ring, ring_head, ring_tail, evicted, evicted_count, in_flight, cause, scratch,
+    limit, page_count, slots, keep, WHY: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    # All programs look how much the ring holds; the last of them to be done with it takes the entries, in order.
     head = tl.load(ring_head)
-    tail = tl.load(ring_tail)
-    lost_before = tl.load(evicted_count)
-    popped = tl.zeros([], tl.int32)
-    taken = tl.zeros([], tl.int32)
-    while (taken < begun) & (head + popped < tail):
-        where = head + popped + tl.arange(0, BLOCK)
-        entry = tl.load(ring + where % slots, mask=where < tail, other=0)
-        good = (where < tail) & (tl.load(kind + entry, mask=where < tail, other=0) == RESERVED)
-        rank = taken + tl.cumsum(good.to(tl.int32), 0) - good.to(tl.int32)
-        passed = (where < tail) & (rank < begun)
-        tl.store(in_ring + entry, 0, mask=passed)
-        put = good & passed
-        old = tl.load(page_of + entry, mask=put, other=-1)
-        lost = old >= 0
-        at = lost_before + tl.cumsum(lost.to(tl.int32), 0) - 1
-        tl.store(evicted + at, old, mask=lost & (at < slots))
-        tl.store(slot_of + old, -1, mask=lost)
-        tl.store(page_of + entry, tl.load(out_pages + rank, mask=put, other=-1), mask=put)
-        tl.store(kind + entry, FILLING, mask=put)
-        tl.store(prefetched + entry, 0, mask=put)
-        tl.store(out_slots + rank, entry, mask=put)
-        lost_before += tl.sum(lost.to(tl.int32))
-        taken += tl.sum(put.to(tl.int32))
-        popped += tl.sum(passed.to(tl.int32))
-    tl.store(ring_head, head + popped)
-    tl.store(evicted_count, lost_before)
+    held = (tl.load(ring_tail) - head).to(tl.int32)
+    level = tl.zeros([], tl.int32)
+    start = tl.program_id(0) * BLOCK
+    while start < held:
+        i = start + tl.arange(0, BLOCK)
+        entry = tl.load(ring + (head + i) % slots, mask=i < held, other=0)
+        level += tl.sum((tl.load(kind + entry, mask=i < held, other=0) == RESERVED).to(tl.int32))
+        start += tl.num_programs(0) * BLOCK
+    tl.atomic_add(scratch + LEVEL, level, sem="relaxed")
+    tl.debug_barrier()
+    if tl.atomic_add(scratch + ARRIVED, 1, sem="acq_rel") == tl.num_programs(0) - 1:
+        spare = tl.maximum(tl.atomic_xchg(scratch + LEVEL, 0, sem="relaxed") - keep, 0)
+        tl.store(scratch + ARRIVED, 0)
+        total = tl.minimum(tl.minimum(tl.load(wanted), limit), tl.minimum(tl.load(most), tl.load(room)))
+        begun = tl.zeros([], tl.int32)
+        start = 0
+        while start < total:
+            n = start + tl.arange(0, BLOCK)
+            page = tl.load(pages + n, mask=n < total, other=-1)
+            good = (page >= 0) & (page < page_count)
+            good = good & (tl.load(frame_of + page, mask=good, other=-1) >= 0)
+            good = good & (tl.load(in_flight + page, mask=good, other=1) == 0)
+            good = good & (tl.load(slot_of + page, mask=good, other=0) == -1)
+            tl.debug_barrier()
+            # Sequences that share a page may both ask for it.
+            tl.atomic_min(slot_of + page, FIRST + n, mask=good, sem="relaxed")
+            tl.debug_barrier()
+            good = good & (tl.load(slot_of + page, mask=good, other=0, volatile=True) == FIRST + n)
+            rank = begun + tl.cumsum(good.to(tl.int32), 0) - 1
+            tl.store(out_pages + rank, page, mask=good & (rank < spare))
+            begun += tl.sum(good.to(tl.int32))
+            start += BLOCK
+        begun = tl.minimum(begun, spare)
+        tl.store(count, begun)
+        tl.debug_barrier()
+        _unmark(pages, slot_of, total, page_count, BLOCK)
+        tl.debug_barrier()
+        _take_slots(
+            begun, out_pages, out_slots, slot_of, page_of, kind, prefetched, ring, in_ring, ring_head, ring_tail,
+            evicted, evicted_count, cause, WHY, slots, True, BLOCK,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["total", "lanes"])
@@ -125,6 +200,27 @@ def _commit(
     tl.store(value_until + slot, NEVER, mask=wanted)
     tl.store(page_of + slot, -1, mask=there & ~wanted)
     tl.store(visible + n, wanted, mask=n < total)
+
+
+@triton.jit
+def _commit_ahead(
+    pages, slots, count, wasted, slot_of, page_of, kind, prefetched, last_used, value_until, tick_at,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    there = n < tl.load(count)
+    if tl.program_id(0) * BLOCK < tl.load(count):
+        page = tl.load(pages + n, mask=there, other=-1)
+        slot = tl.load(slots + n, mask=there, other=-1)
+        wanted = there & (tl.load(slot_of + page, mask=there, other=0) < 0)
+        tl.store(slot_of + page, slot, mask=wanted)
+        tl.store(kind + slot, tl.where(wanted, LIVE, FREE), mask=there)
+        tl.store(prefetched + slot, 1, mask=wanted)
+        tl.store(last_used + slot, tl.load(tick_at), mask=wanted)
+        tl.store(value_until + slot, NEVER, mask=wanted)
+        tl.store(page_of + slot, -1, mask=there & ~wanted)
+        lost = tl.sum((there & ~wanted).to(tl.int64))
+        tl.atomic_add(wasted, lost, mask=lost > 0, sem="relaxed")
 
 
 def begin(
@@ -153,3 +249,27 @@ def commit(state: ResidencyState, pages: torch.Tensor, slots: torch.Tensor, gene
         pages.numel(), state.lanes, BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
     return visible
+
+
+def begin_ahead(
+    state: ResidencyState, pages: torch.Tensor, ahead: Ahead, count: torch.Tensor, keep: int, why: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Arguments as checked by the public function."""
+    begun, slots = torch.empty_like(pages), torch.empty_like(pages)
+    _begin_ahead[(COUNTING,)](
+        pages, ahead.wanted, ahead.most, ahead.room, ahead.frame_of, begun, slots, count, state.slot_of, state.page_of,
+        state.state, state.prefetched.view(torch.uint8), state.ring, state.in_ring.view(torch.uint8), state.ring_head,
+        state.ring_tail, state.evicted, state.evicted_count, ahead.in_flight.view(torch.uint8), ahead.cause,
+        state.scratch, pages.numel(), state.slot_of.numel(), state.slots, keep, WHY=why, BLOCK=BLOCK, num_warps=8,
+    )  # fmt: skip
+    return begun, slots
+
+
+def commit_ahead(
+    state: ResidencyState, pages: torch.Tensor, slots: torch.Tensor, count: torch.Tensor, wasted: torch.Tensor
+) -> None:
+    """Arguments as checked by the public function."""
+    _commit_ahead[(triton.cdiv(pages.numel(), BLOCK),)](
+        pages, slots, count, wasted, state.slot_of, state.page_of, state.state, state.prefetched.view(torch.uint8),
+        state.last_used, state.value_until, state.tick, BLOCK=BLOCK, num_warps=4,
+    )  # fmt: skip

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from hotset.kernels.reserve import evict_pages, pop_reserve, reserve_level
 from hotset.kernels.state import FILLING, FREE, LIVE, NEVER, ResidencyState
+
+if TYPE_CHECKING:
+    from hotset.kernels.prefetch import Ahead
 
 REASONS = ("out_of_range", "stale_generation", "resident", "in_flight", "reserve_low")
 
@@ -59,6 +64,28 @@ def commit_prefetch(
     state.page_of[dropped] = -1
     state.state[dropped] = FREE
     return wanted
+
+
+def begin_ahead(
+    state: ResidencyState, pages: torch.Tensor, ahead: Ahead, count: torch.Tensor, keep: int, why: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See the public function."""
+    entries = pages[: min(int(ahead.wanted), int(ahead.most), int(ahead.room))]
+    entries = entries[ahead.frame_of[entries.long()] >= 0]
+    now = state.generation[entries.long() // state.lanes].long()
+    begun, slots, _ = begin_prefetch(state, entries, now, keep=keep)
+    ahead.cause[slots.long()] = why
+    count.fill_(begun.numel())
+    behind = (0, pages.numel() - begun.numel())
+    return torch.nn.functional.pad(begun, behind), torch.nn.functional.pad(slots, behind)
+
+
+def commit_ahead(
+    state: ResidencyState, pages: torch.Tensor, slots: torch.Tensor, count: torch.Tensor, wasted: torch.Tensor
+) -> None:
+    """See the public function."""
+    page, slot = pages[: int(count)], slots[: int(count)]
+    wasted += (~commit_prefetch(state, page, slot, state.generation[page.long() // state.lanes].long())).sum()
 
 
 def _reject(reason: torch.Tensor, where: torch.Tensor, code: int) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from hotset.kernels.prefetch import Listed, begin_prefetch, commit_prefetch, mark_in_flight
+from hotset.kernels.prefetch import Ahead, begin_ahead, commit_ahead, mark_in_flight
 from hotset.kernels.swap_in import rows_of, stamp, swap_in
 from hotset.protos.messages import LayerFigure
 from hotset.runtime.figures import Cause
@@ -30,8 +30,6 @@ class _Flight(NamedTuple):
     # Kept until the demand stream has waited for the copy: their memory is not used again before.
     pages: torch.Tensor
     slots: torch.Tensor
-    generations: torch.Tensor
-    begun: torch.Tensor
     copied: Event
 
 
@@ -47,6 +45,9 @@ class AheadFlights:
         self._asked = torch.zeros(layers, dtype=torch.int64, device=place)
         self._in_flight = torch.zeros(manager.state.slot_of.numel() + 1, dtype=torch.bool, device=place)
         self._marked = False
+        self.wanted = torch.zeros(layers, dtype=torch.int32, device=place)
+        """pages that this step wants to prefetch, and below those that it began to"""
+        self._begun = torch.zeros(layers, dtype=torch.int32, device=place)
         self._flights: dict[int, _Flight] = {}
 
     def open_room(self, spare: int) -> None:
@@ -56,23 +57,21 @@ class AheadFlights:
         self._marked = False
         self._room.fill_(max(0, spare) // _AT_ONCE)
 
-    def start(self, pages: torch.Tensor, layer: int, wanted: torch.Tensor) -> None:
-        """Start copying `pages` ([n] int32, surest first, -1 pads) for `layer`, which begins soon in this step.
+    def start(self, pages: torch.Tensor, layer: int, wanted: torch.Tensor, most: torch.Tensor) -> None:
+        """Start copying `pages` ([n] int32, surest first) for `layer`, which begins soon in this step.
 
-        Takes what the reserve has; of the `wanted` ([1]) the others count as held. Pages on disk stay there.
+        The first `wanted` ([1] int32) mean something. Takes `most` ([1] int32) of them, or what the reserve has; the
+        others count as held.
         """
         manager, state = self._manager, self._manager.state
         if not self._marked:
             # Once a step: what plans have under way. Two layers never ask for one page.
             mark_in_flight(state, self._in_flight)
             self._marked = True
-        pages, listed = self._allowed(pages), Listed(self._in_flight, wanted)
-        begun, slots, counts = begin_prefetch(state, pages, self._generations(pages), keep=manager.low, listed=listed)
-        flight = (begun, slots, self._generations(begun), counts[:1].to(torch.int32))
-        self._flights[layer] = _Flight(*flight, self._copy(layer, begun, slots, flight[3]))
-        manager.counts[BEGUN.start] += counts[0]
-        manager.figures.begun(Cause.STEP, begun, slots)
-        manager.figures.add(LayerFigure.HELD_PAGES, layer, wanted[0] - counts[0])
+        count = self._begun[layer : layer + 1]
+        ahead = Ahead(wanted, most, self._room, manager.backing.frame_at, self._in_flight, manager.figures.cause)
+        begun, slots = begin_ahead(state, pages, ahead, count, keep=manager.low, why=int(Cause.STEP))
+        self._flights[layer] = _Flight(begun, slots, self._copy(layer, begun, slots, count))
 
     def settle(self, layer: int) -> None:
         """`layer` is about to resolve: its prefetches become visible, behind their copies."""
@@ -81,30 +80,25 @@ class AheadFlights:
             return
         stamp(self._asked[layer : layer + 1])
         manager.device.wait(Stream.DEMAND, flight.copied)
-        visible = commit_prefetch(manager.state, flight.pages, flight.slots, flight.generations)
-        manager.counts[WASTED] += ((flight.pages >= 0) & ~visible).sum()
+        count = self._begun[layer : layer + 1]
+        commit_ahead(manager.state, flight.pages, flight.slots, count, manager.counts[WASTED : WASTED + 1])
 
     def count(self, missed: torch.Tensor, stalls: torch.Tensor) -> None:
         """Behind a whole step: misses and nanoseconds of their copies, [layers] each, and what flights took."""
-        counts, now = self._manager.counts, self._manager.figures.now
+        counts, figures = self._manager.counts, self._manager.figures
+        begun = self._begun.long()
+        counts[BEGUN.start] += begun.sum()
+        figures.count_begun(Cause.STEP, begun)
         busy = (self._clock[:, 1] - self._clock[:, 0]).clamp(min=0)
         waited = torch.where(busy > 0, self._clock[:, 1] - self._asked, 0).clamp(min=0)
         counts[STALL_NS] += waited.sum()
         counts[LINK_NS] += busy.sum()
         for figure, found in ((LayerFigure.DEMAND_PAGES, missed), (LayerFigure.COPY_STALL_US, stalls // 1000),
-                              (LayerFigure.LINK_STALL_US, waited // 1000)):  # fmt: skip
-            now[figure] += found
-        self._clock.zero_()
-        self._asked.zero_()
-
-    def _allowed(self, pages: torch.Tensor) -> torch.Tensor:
-        frames = self._manager.backing.frame_at[pages.clamp(min=0).long()]
-        first = torch.arange(pages.numel(), device=pages.device) < self._room
-        return torch.where((frames >= 0) & first, pages, -1)
-
-    def _generations(self, pages: torch.Tensor) -> torch.Tensor:
-        state = self._manager.state
-        return state.generation[pages.clamp(min=0).long() // state.lanes].long()
+                              (LayerFigure.LINK_STALL_US, waited // 1000),
+                              (LayerFigure.HELD_PAGES, self.wanted - begun)):  # fmt: skip
+            figures.now[figure] += found
+        for per_layer in (self._clock, self._asked, self.wanted, self._begun):
+            per_layer.zero_()
 
     def _copy(self, layer: int, pages: torch.Tensor, slots: torch.Tensor, count: torch.Tensor) -> Event:
         device, backing = self._manager.device, self._manager.backing

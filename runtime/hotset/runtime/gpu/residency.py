@@ -355,10 +355,15 @@ class DeviceResidency(ResidencyManager):
             return self.backing.frame_at[there] >= 0
         return self._ids(self.backing.has(pages.clamp(0, self.state.slot_of.numel() - 1).long()))
 
-    def prefetch_ahead(self, pages: torch.Tensor, layer: int, wanted: torch.Tensor) -> None:
+    def wanted_ahead(self, layer: int) -> torch.Tensor | None:
+        """See ResidencyManager."""
+        assert self.ahead is not None, "these steps do not look ahead"
+        return self.ahead.wanted[layer : layer + 1]
+
+    def prefetch_ahead(self, pages: torch.Tensor, layer: int, wanted: torch.Tensor, most: torch.Tensor) -> None:
         """See ResidencyManager. A captured graph may hold it."""
         assert self.ahead is not None, "these steps do not look ahead"
-        self.ahead.start(pages, layer, wanted)
+        self.ahead.start(pages, layer, wanted, most)
 
     def commit_prefetches(self, *, wait: bool = False) -> None:
         """See ResidencyManager. `wait`: the demand stream waits for the copies; the host only for those it stages."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hotset.kernels.decide import decide, rescue, write_values
+from hotset.kernels.decide import decide, write_values
 from hotset.kernels.forest import forest
 from hotset.kernels.select import physical_pages
 from hotset.protos.device_features import DEVICE_FEATURES_HASH, PAGE_FEATURES_HASH
@@ -116,6 +116,19 @@ class LookaheadPass:
         self.features: FeaturePage | None = None
         if owner.book is not None and clocks is not None:
             self.features = FeaturePage(owner.book, batch, self._known.pages, clocks)
+        if self._bare:
+            # The first k are sure, the others are not.
+            first = torch.arange(owner.width, device=none.device) < config.selected
+            self._sure = first.float().expand(none.shape).flatten()
+        if self._decides:
+            budget = owner.settings.least
+            self._least = torch.zeros_like(budget) if self._bare else owner.price.least(budget)
+            told = (self._least * 1e4).clamp(max=1e5).long()
+            owner.kv.manager.figures.now[LayerFigure.LEAST].copy_(told * (owner.settings.told > 0))
+
+    @property
+    def _decides(self) -> bool:
+        return self._bare or (self.features is not None and self.owner.heads.use is not None)
 
     @property
     def ranks(self) -> torch.Tensor:
@@ -149,30 +162,22 @@ class LookaheadPass:
         if probability is None:
             return
         settings, manager = self.owner.settings, self.owner.kv.manager
-        pages = self._physical(self._ranks[target], target)
-        budget = settings.least[target : target + 1]
-        least = torch.zeros_like(budget) if self._bare else self.owner.price.least(budget)
-        made = decide(manager.state, pages, probability, least, limit=self._limit)
-        write_values(manager.state, pages, made.values, steps=_ONE_STEP)
-        rescue(manager.state, pages, made.values)
-        place = torch.arange(self._limit, device=pages.device)
-        chosen = torch.where(place < settings.pages[target], made.prefetch, -1)
-        manager.prefetch_ahead(chosen, target, made.wanted)
-        manager.figures.now[LayerFigure.LEAST, target] = (least[0] * 1e4).clamp(max=1e5).long()
+        made = decide(
+            manager.state, self._physical(self._ranks[target], target), probability, self._least[target : target + 1],
+            limit=self._limit, protect=_ONE_STEP, unknown=self.features.first if self.features else None,
+            count=manager.wanted_ahead(target),
+        )  # fmt: skip
+        manager.prefetch_ahead(made.prefetch, target, made.wanted, settings.pages[target : target + 1])
 
     def _probability(self, target: int) -> torch.Tensor | None:
         """Of use at this step of all that is ranked for `target`, [m] float32; None if nobody decides."""
-        ranks = self._ranks[target]
         if self._bare:
-            first = torch.arange(ranks.shape[2], device=ranks.device) < self.owner.kv.config.selected
-            return first.float().expand(ranks.shape).flatten()
+            return self._sure
         if self.features is None:
             return None
-        columns = self.features.ranked(target, ranks)
-        if (head := self.owner.heads.use) is None:
-            return None
-        sure = forest(head, columns.flatten(1).T).view(ranks.shape)
-        return torch.where(self.features.first[:, None, None] > 0, 0.0, sure).flatten()
+        columns = self.features.ranked(target, self._ranks[target])
+        head = self.owner.heads.use
+        return None if head is None else forest(head, columns.flatten(1).T)
 
     def _physical(self, ids: torch.Tensor, layer: int) -> torch.Tensor:
         kv = self.owner.kv

@@ -33,7 +33,7 @@ class LinkPrice:
         """[1] share of the last steps' time that the link was taken"""
 
     def least(self, budget: torch.Tensor) -> torch.Tensor:
-        """[1] for the daemon's `budget` [1], NaN for none."""
+        """[n] for the daemon's `budget` [n], NaN for none."""
         return least_probability(budget, self.utilisation, link_us=DELAYS * self._link_us, saved_us=self._saved_us)
 
     def end_step(self, seconds: float) -> None:
