@@ -32,6 +32,7 @@ from hotset.runtime.decoder import Decoder
 from hotset.runtime.host_link import HostLink
 from hotset.runtime.link import ControlLink
 from hotset.runtime.lookahead.book import FeaturePage
+from hotset.runtime.lookahead.estimate import QueryEstimate
 from hotset.runtime.lookahead.price import LinkPrice
 from hotset.runtime.lookahead.ranks import rank_pages
 from hotset.runtime.passes import DecodePass
@@ -52,9 +53,14 @@ def made() -> Iterator[Callable[..., Decoder]]:
         decoder.close()
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "Mistral"])
 def test_the_estimate_of_a_layers_own_input_is_its_query(
-    family: str, make_model: Callable[..., Any], made: Callable[..., Decoder], monkeypatch: pytest.MonkeyPatch
+    family: str,
+    fused: bool,
+    make_model: Callable[..., Any],
+    made: Callable[..., Decoder],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decoder = made(make_model(family), lookahead=1, lookahead_prefetch="off")
     assert decoder.ahead is not None
@@ -72,7 +78,8 @@ def test_the_estimate_of_a_layers_own_input_is_its_query(
     monkeypatch.setattr(DecodePass, "attend", check)
     monkeypatch.setattr(decoder.ahead, "_enter", enter)
     decoder.ahead.estimate.close()
-    decoder.ahead.estimate = estimate = type(estimate)(decoder.model, enter)
+    decoder.ahead.estimate = estimate = QueryEstimate(decoder.model, enter, fused=fused)
+    assert estimate.fused == fused
     two(decoder)
     decoder.step()
     assert not wanted

@@ -43,7 +43,7 @@ class Lookahead:
             raise ConfigError("without tiers every page is where it is needed; use --lookahead off")
         self.kv, self.selector = kv, selector
         self.width = 2 * config.selected
-        self.estimate = QueryEstimate(model, self._enter)
+        self.estimate = QueryEstimate(model, self._enter, fused=device.type == "cuda")
         self.settings = LayerSettings(kv.shape.layers, config.lookahead, device)
         self.price = LinkPrice(kv.manager.link, kv.manager.page_bytes, device, kv.manager.link_time)
         self.heads = DeviceHeads(device)
