@@ -118,7 +118,8 @@ def test_between_layers_it_begins_and_ends_as_the_reference(
     # Some pages are loaded on demand meanwhile.
     overtaken = flights[0][0][0][: int(flights[0][0][2])][::3].contiguous()
     for there in (theirs, ours):
-        resolve(there, overtaken.to(there.slot_of.device), "lru")
+        # By values, which are distinct: ages are not, and of equal ones either may go.
+        resolve(there, overtaken.to(there.slot_of.device), "score-ema")
     for found in flights:
         reference.commit_ahead(theirs, *found[0], lost[0])
         commit_ahead(ours, *found[1], lost[1])
