@@ -67,8 +67,10 @@ class Kept:
 
     def told(self, start: str) -> str:
         """The next datagram to systemd that begins so."""
+        end = time.monotonic() + WAIT
         while not (text := self.socket.recv(4096).decode()).startswith(start):
-            pass
+            # The watchdog's keep coming, so that waiting for one never ends by itself.
+            assert time.monotonic() < end, f"systemd was never told {start}"
         return text
 
     def close(self) -> None:
