@@ -262,9 +262,21 @@ def test_idle_sequences_are_compacted_keep_heat_and_come_back() -> None:
     state.room.check_integrity(state.sequences)
 
 
+def test_a_sequence_has_features_from_its_first_step_on() -> None:
+    """Whoever is only known of takes 16 bytes a page of a lane: a snapshot of many must not hold up plans."""
+    state = make_state()
+    assert all(s.features.is_compact for s in state.sequences.values())
+    before = state.room.used(state.sequences)
+    state.step(make_step(state, 1, [1]))
+    assert [s.has_features for s in state.sequences.values()] == [False, True, False]
+    assert state.room.used(state.sequences) > 2 * before
+    state.room.check_integrity(state.sequences)
+
+
 def test_memory_stays_below_its_cap_at_every_step() -> None:
-    whole = make_state(sequences=1).sequences[0].features.nbytes
-    limit = int(2.6 * whole)
+    one = make_state(sequences=1)
+    one.step(make_step(one, 1))
+    limit = int(2.6 * one.sequences[0].features.nbytes)
     state = make_state(sequences=0 + 4, room=Room(limit=limit, idle_steps=8))
     rng = np.random.default_rng(0)
     for epoch in range(1, 80):

@@ -35,12 +35,14 @@ class Room:
     def open(
         self, sequences: Mapping[int, SequenceState], number: int, prompt_tokens: int, geometry: Geometry
     ) -> SequenceState:
-        """A new sequence beside those that are held: whole if there is room, else compact, else empty."""
+        """A new sequence beside those that are held: compact if there is room, else empty; `admit` makes it whole.
+
+        A snapshot opens all sequences at once, and writing the memory of whole ones would hold up every plan meanwhile.
+        """
         made = SequenceState(number, prompt_tokens, geometry, pages=1, compact=True)
         pages = -(-max(1, prompt_tokens) // geometry.page_size)
-        for compact in (False, True):
-            if self._make(sequences, None, made.features.bytes_of(pages, compact=compact), spare=0):
-                return SequenceState(number, prompt_tokens, geometry, compact=compact)
+        if self._make(sequences, None, made.features.bytes_of(pages, compact=True), spare=0):
+            return SequenceState(number, prompt_tokens, geometry, compact=True)
         self._most += made.features.nbytes
         return made
 
@@ -53,8 +55,8 @@ class Room:
         pages = max(pages, -(-part.length // features.page_size))
         room = features.room_for(pages)
         if features.is_compact:
-            wanted = features.bytes_of(room, compact=False)
-            if self._make(sequences, sequence, wanted, spare=self.idle_steps):
+            wanted = features.bytes_of(room, compact=False) - features.nbytes
+            if self._make(sequences, sequence, wanted, spare=self.idle_steps if features.steps else 0):
                 sequence.expand()
         if room == features.pages:
             return True

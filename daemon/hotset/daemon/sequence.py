@@ -130,7 +130,8 @@ class SequenceState:
             self.features.compact()
 
     def expand(self) -> None:
-        """Keep features again; a model waits until they have settled."""
+        """Keep features (again); a model waits until they have settled, if something was missed."""
         with self.lock:
             self.features.expand()
-            self._plain = self.features.steps + SETTLE
+            if self.features.steps:
+                self._plain = self.features.steps + SETTLE

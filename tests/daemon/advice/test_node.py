@@ -60,6 +60,20 @@ def test_sessions_of_one_device_share_it_and_what_ends_gives_back() -> None:
     assert node.offer("a", "gpu", modest) == 4.0
 
 
+def test_until_all_have_offered_each_has_an_equal_part() -> None:
+    node = Node(device_bytes=6)
+    greedy, modest = offer([90.0, 60.0, 30.0, 0.0]), offer([3.0, 2.0, 1.0, 0.0])
+    for name, device in (("a", "gpu"), ("b", "gpu"), ("c", "another")):
+        node.join(name, device)
+    assert node.offer("a", "gpu", greedy) == 3.0
+    assert node.offer("b", "gpu", modest) == 2.0
+    assert node.offer("a", "gpu", greedy) == 4.0
+    node.join("d", "gpu")
+    assert node.offer("a", "gpu", greedy) == 2.0
+    node.forget("d")
+    assert node.offer("a", "gpu", greedy) == 4.0
+
+
 @pytest.mark.parametrize(("budget", "device"), [(None, "gpu"), (6, "")])
 def test_without_a_budget_or_a_device_nothing_limits(budget: int | None, device: str) -> None:
     assert Node(budget).offer("a", device, offer([1.0, 0.0])) is None

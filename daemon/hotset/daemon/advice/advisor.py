@@ -43,6 +43,8 @@ class Advisor:
         self._rules, self._node = rules, node or Node()
         self._session, self._device = hello.session, hello.capacity.device
         self._pool = Pool.of(shape, hello.capacity)
+        if self._pool.budget and self._device:
+            self._node.join(hello.session, self._device)
         self._limit = limit
         self._controller = ConcurrencyController(rules, limit, self._hint)
         self._ghost = Ghost(

@@ -31,6 +31,12 @@ class Node:
         self._device_bytes = device_bytes
         self._lock = threading.Lock()
         self._offers: dict[str, tuple[str, Offer]] = {}
+        self._joined: dict[str, str] = {}
+
+    def join(self, session: str, device: str) -> None:
+        """A session that will offer for memory of `device`; until all have, each has an equal part."""
+        with self._lock:
+            self._joined[session] = device
 
     def offer(self, session: str, device: str, offer: Offer) -> float | None:
         """Replace the session's offer; returns its share in bytes, None if nothing limits it."""
@@ -39,12 +45,17 @@ class Node:
             if self._device_bytes is None or not device:
                 return None
             rivals = {name: said for name, (where, said) in self._offers.items() if where == device}
+            joined = {name for name, where in self._joined.items() if where == device} | rivals.keys()
+            if len(rivals) < len(joined):
+                # Those whose worth is not known yet hold memory, too.
+                return max(float(offer.bytes[0]), self._device_bytes / len(joined))
             return split(rivals, self._device_bytes)[session]
 
     def forget(self, session: str) -> None:
         """The session is over; what it had is free."""
         with self._lock:
             self._offers.pop(session, None)
+            self._joined.pop(session, None)
 
 
 def split(offers: dict[str, Offer], budget: float) -> dict[str, float]:
