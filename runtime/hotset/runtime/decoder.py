@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from hotset.kernels import apply_plan
 from hotset.protos.errors import CapacityError, ConfigError
 from hotset.protos.messages import StepStats
 from hotset.protos.transport import CurveKeys
@@ -119,6 +120,8 @@ class Decoder:
 
         `endpoint` and `keys` are those of ControlLink.
         """
+        if self.kv.device is None:
+            apply_plan.warm_up()
         link = ControlLink(
             model=self.kv.shape.name,
             geometry=self.kv.geometry,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from hotset.kernels.apply_plan import reference
+from hotset.kernels.apply_plan import compiled
+from hotset.kernels.apply_plan.compiled import warm_up
 from hotset.kernels.apply_plan.reference import REASONS
 from hotset.kernels.dispatch import require_tensor, use_kernel
 from hotset.kernels.state import ResidencyState
 
-__all__ = ["REASONS", "apply_plan"]
+__all__ = ["REASONS", "apply_plan", "warm_up"]
 
 
 def apply_plan(
@@ -35,4 +36,4 @@ def apply_plan(
         from hotset.kernels.apply_plan import kernel
 
         return kernel.launch(state, pages, generations, values, epoch_tick, until_tick)
-    return reference.apply_plan(state, pages, generations, values, epoch_tick=epoch_tick, until_tick=until_tick)
+    return compiled.apply_plan(state, pages, generations, values, epoch_tick=epoch_tick, until_tick=until_tick)
