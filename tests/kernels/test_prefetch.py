@@ -51,6 +51,29 @@ def test_begin_and_commit_equal_reference(
         assert bool((counts[1:5] > 0).all()), "the case must show the reasons for a rejection"
 
 
+@pytest.mark.parametrize(("n", "keep"), [(0, 0), (1, 0), (63, 10), (2000, 25), (63, 500)])
+def test_compiled_it_begins_as_the_reference(
+    n: int, keep: int, random_state: MakeState, same_state: Same
+) -> None:  # fmt: skip
+    """Without `device`: as a CPU decodes. The ring holds slots that were rescued, and the log gets full."""
+    theirs = random_state(n, slots=400, groups=200, reserve=120)
+    reserved = torch.nonzero(theirs.state == RESERVED).flatten()
+    theirs.state[reserved[::7]] = LIVE
+    theirs.evicted_count.fill_(theirs.slots - 20)
+    ours = theirs.clone()
+    for _ in range(2):
+        pages, generations = _wish(theirs, n)
+        expected = reference.begin_prefetch(theirs, pages, generations, keep=keep)
+        found = begin_prefetch(ours, pages, generations, keep=keep)
+        assert [part.tolist() for part in found] == [part.tolist() for part in expected]
+        same_state(ours, theirs)
+        for name in ("page_of", "state", "ring_head", "evicted", "evicted_count", "in_ring", "prefetched"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+    if n == 2000:
+        assert bool((expected[2][1:5] > 0).all()), "the case must show the reasons for a rejection"
+        assert int(ours.evicted_count) > ours.slots, "the log must overflow"
+
+
 @pytest.mark.parametrize(("n", "most"), [(63, 63), (2000, 1500), (63, 0)])
 def test_with_marks_it_begins_the_same(
     n: int, most: int, device: str, random_state: MakeState, to: Move, same_state: Same

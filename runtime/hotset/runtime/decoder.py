@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hotset.kernels import apply_plan
+from hotset.kernels import apply_plan, prefetch
 from hotset.protos.errors import CapacityError, ConfigError
 from hotset.protos.messages import StepStats
 from hotset.protos.transport import CurveKeys
@@ -122,6 +122,7 @@ class Decoder:
         """
         if self.kv.device is None:
             apply_plan.warm_up()
+            prefetch.warm_up()
         link = ControlLink(
             model=self.kv.shape.name,
             geometry=self.kv.geometry,

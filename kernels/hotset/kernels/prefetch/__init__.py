@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 
 from hotset.kernels.dispatch import require, require_tensor, use_kernel
-from hotset.kernels.prefetch import reference
+from hotset.kernels.prefetch import compiled, reference
+from hotset.kernels.prefetch.compiled import warm_up
 from hotset.kernels.prefetch.reference import REASONS
 from hotset.kernels.state import FILLING, ResidencyState
 
@@ -20,6 +21,7 @@ __all__ = [
     "commit_ahead",
     "commit_prefetch",
     "mark_in_flight",
+    "warm_up",
 ]
 
 
@@ -75,7 +77,7 @@ def begin_prefetch(
         return kernel.begin(state, pages, generations, keep, listed or _everything(state, pages))
     if listed is not None:
         pages, generations = pages[: int(listed.most)], generations[: int(listed.most)]
-    return reference.begin_prefetch(state, pages, generations, keep=keep)
+    return compiled.begin_prefetch(state, pages, generations, keep=keep)
 
 
 def _everything(state: ResidencyState, pages: torch.Tensor) -> Listed:
