@@ -5,15 +5,16 @@
 Both decoders serve the demo's model with the same prompts and do the same step one after the other, in an order that
 alternates. The attached one has an observer and a controller in a child process; the controller answers every step
 with a value for every resident page. With --daemon the controller is `hotset daemon`.
-Prints one JSON object: medians of the paired ratios of the steps' clock time, of the same without what swap-ins took
-(plans change how many there are), and of the decode thread's processor time; what of it the parts took; and the
-processor time of other threads.
+Prints one JSON object: medians of the paired ratios, and where they lie, of the steps' clock time, of the same without
+what swap-ins took (plans change how many there are), and of the decode thread's processor time; what of it the parts
+took; and the processor time of other threads.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -173,10 +174,8 @@ def summary(
     return {
         "steps": steps,
         "step_us_alone": round(statistics.median(times["clock"][0]) * 1e6),
-        "ratio": {
-            name: round(statistics.median(b / a for a, b in zip(*pairs, strict=True)), 4)
-            for name, pairs in times.items()
-        },
+        "ratio": {name: round(statistics.median(ratios(pairs)), 4) for name, pairs in times.items()},
+        "ratio_95": {name: between(ratios(pairs)) for name, pairs in times.items()},
         "parts_us_a_step": {name: round(sum(spent) / steps * 1e6) for name, spent in parts.items()},
         "parts_us_a_call": {name: round(statistics.median(spent) * 1e6) for name, spent in parts.items()},
         "threads_us_a_step": {name: round(seconds / steps * 1e6) for name, seconds in others.items()},
@@ -185,6 +184,18 @@ def summary(
         "entries_applied": moved[1].entries_applied,
         "demand_pages": [m.demand_pages for m in moved],
     }
+
+
+def ratios(pairs: list[list[float]]) -> list[float]:
+    """Attached over alone, of each pair of steps."""
+    return [attached / alone for alone, attached in zip(*pairs, strict=True)]
+
+
+def between(values: list[float]) -> tuple[float, float]:
+    """Where the median of many such pairs lies with a probability of 95%, by the ranks of these."""
+    n = len(values)
+    rank = max(0, int(n / 2 - 0.98 * math.sqrt(n)))
+    return round(sorted(values)[rank], 4), round(sorted(values)[n - 1 - rank], 4)
 
 
 def be_peers(endpoint: str) -> None:
