@@ -107,6 +107,7 @@ def test_probes_reload_and_a_graceful_stop(kept: Kept) -> None:
     (refused,) = kept.until(lambda: kept.events("config_refused"))
     assert len(refused["mistakes"]) == 3
     assert 'hotset_config_reloads_total{result="refused"} 1.0' in kept.get("/metrics")[1]
+    kept.told("READY=1\nSTATUS=serving; a changed configuration was refused, see the log")
     kept.process.send_signal(signal.SIGTERM)
     kept.told("STOPPING=1")
     assert kept.process.wait(timeout=WAIT) == 0

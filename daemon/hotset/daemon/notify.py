@@ -22,9 +22,9 @@ class Notifier:
         self._feed_seconds = int(environment.get("WATCHDOG_USEC") or 0) / 3e6 if ours else 0.0
         self._fed = -self._feed_seconds
 
-    def ready(self) -> None:
+    def ready(self, status: str = "serving") -> None:
         """Everything is up, at the start or after a reload."""
-        self._tell("READY=1\nSTATUS=serving")
+        self._tell(f"READY=1\nSTATUS={status}")
 
     def reloading(self) -> None:
         """`ready` follows."""

@@ -170,6 +170,8 @@ class Daemon:
             self.process.reloads["refused"] += 1
             mistakes = str(error).splitlines() if isinstance(error, HotsetError) else [repr(error)]
             say(logging.ERROR, "config_refused", mistakes=mistakes)
+            # `systemctl reload` has sent a signal, and calls that done; its `status` tells.
+            self._notifier.ready("serving; a changed configuration was refused, see the log")
         else:
             self.process.reloads["taken"] += 1
             logs.set_level(self.config.log_level)
@@ -178,7 +180,7 @@ class Daemon:
             if kept:
                 say(logging.WARNING, "config_kept", keys=kept)
             say(logging.INFO, "config_reloaded", changed=changed)
-        self._notifier.ready()
+            self._notifier.ready()
 
     def _watch(self) -> None:
         for name in [name for name, served in self._served.items() if not served.thread.is_alive()]:
