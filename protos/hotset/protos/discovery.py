@@ -79,8 +79,11 @@ def private_dir(folder: Path) -> Path:
         status = folder.lstat()
     except OSError as error:
         raise ProtocolError(f"cannot use {folder} as runtime folder: {error.strerror}") from None
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise ProtocolError(f"{folder} is not a folder of this user; set {RUNTIME_DIR_VARIABLE} to one that is")
+    if not stat.S_ISDIR(status.st_mode):
+        raise ProtocolError(f"{folder} is not a folder; set {RUNTIME_DIR_VARIABLE} to one that is")
+    if status.st_uid != os.getuid():
+        raise ProtocolError(f"{folder} belongs to user {status.st_uid}, and you are {os.getuid()}: run as that user, "
+                            f"or set {RUNTIME_DIR_VARIABLE} to a folder of yours")  # fmt: skip
     if status.st_mode & 0o077:
         raise ProtocolError(f"other users may enter {folder}: chmod 700 it, or set {RUNTIME_DIR_VARIABLE} to another")
     return folder
