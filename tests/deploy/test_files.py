@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from queries import ALERTS, DASHBOARD, DEPLOY, dashboard
 
 from hotset.daemon.config import KEYS
 from hotset.daemon.server import STUCK_SECONDS
@@ -18,8 +19,6 @@ from hotset.daemon.settings import OTHER_VARIABLES, load
 from hotset.protos import metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-DEPLOY = ROOT / "ops" / "deploy"
-ALERTS, DASHBOARD = DEPLOY / "prometheus" / "alerts.yml", DEPLOY / "grafana" / "hotset.json"
 PORT = 9747
 
 
@@ -47,8 +46,7 @@ def metric_names(text: str) -> set[str]:
 
 
 ALL = {metric.name for metric in metrics.ALL}
-EXPRESSIONS = [target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"]
-               for target in panel.get("targets", [])]  # fmt: skip
+EXPRESSIONS = [query.expression for query in dashboard()]
 
 
 def test_alerts_are_whole_and_name_metrics_that_there_are() -> None:
