@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable
 
 from hotset.daemon.advice.guess import HEAVY_STALL, Guess
-from hotset.daemon.advice.meter import Load, Meter, Reading
+from hotset.daemon.advice.meter import Load, Meter, Reading, Trial
 from hotset.daemon.advice.rules import AdviceRules
 from hotset.daemon.advice.search import Search
 
@@ -26,6 +26,9 @@ Hint = Callable[[int, int], int | None]
 
 CRASH = 0.6
 CRASH_STEPS = 6
+MOST_LOST = 4.0
+"""steps at the best that a trial may lose before it is over"""
+DEEP_STALL = 0.6
 DRIFT = 0.1
 PATIENCE = 64
 MEMORY = 64
@@ -46,8 +49,10 @@ class ConcurrencyController:
         self._hint = hint or (lambda least, most: None)
         self._meter = Meter(rules.block, rules.blocks)
         self._glance = Meter(max(1, rules.block // 2), 1)
+        self._peek = Meter(max(1, rules.block // 4), 1)
         self._search = Search(rules.tolerance)
         self._guess = Guess()
+        self._trial = Trial()
         self._reference: Reading | None = None
         self._settling = False
         self._near = self._still = self._idle = self._crashing = self._before = 0
@@ -78,15 +83,17 @@ class ConcurrencyController:
             return
         self._follow(load)
         best = self._search.best
-        if best is not None and self._crashed(load, best):
-            self._turn_back(load, best)
+        if best is not None and (seen := self._lost(load, best)) is not None:
+            # Waiting for a clear reading would cost too much.
+            self._crashing = 0
+            self._decide(seen)
         elif not self._settling or self._settled(load):
             self._measure(load, best)
 
     def _measure(self, load: Load, best: Reading | None) -> None:
         full = self._meter.observe(load)
-        if not self._guess.over and self._glance.observe(load):
-            self._follow_model(self._glance.last())
+        if not self._guess.over and (seen := self._glanced(load)) is not None:
+            self._follow_model(seen)
         if not full or not self._guess.over or (reading := self._meter.reading()) is None:
             return
         reading = self._snap(reading)
@@ -98,6 +105,12 @@ class ConcurrencyController:
             self._rest(reading, best)
         else:
             self._judge(reading, best)
+
+    def _glanced(self, load: Load) -> Reading | None:
+        """What the last steps say; deep in stall, where each step is long, two are enough."""
+        if self._peek.observe(load) and self._peek.last().stall > DEEP_STALL:
+            return self._peek.last()
+        return self._glance.last() if self._glance.observe(load) else None
 
     def _follow_model(self, seen: Reading) -> None:
         least, most = self._range(seen)
@@ -123,6 +136,7 @@ class ConcurrencyController:
     def _restart_meters(self) -> None:
         self._meter.restart()
         self._glance.restart()
+        self._peek.restart()
 
     def _settled(self, load: Load) -> bool:
         """Whether about as many run as were asked for, and have for a while, or no more are to be had."""
@@ -137,17 +151,17 @@ class ConcurrencyController:
         self._restart_meters()
         return True
 
-    def _crashed(self, load: Load, best: Reading) -> bool:
-        """Whether goodput has collapsed above the best concurrency."""
-        low = load.running > best.concurrency and 1e6 * load.running / load.step_us < CRASH * best.goodput
+    def _lost(self, load: Load, best: Reading) -> Reading | None:
+        """What a trial says that has cost enough: goodput has collapsed, or less is lacking, but for long."""
+        goodput, stall = 1e6 * load.running / load.step_us, load.stall_us / load.step_us
+        low = load.running > best.concurrency and goodput < CRASH * best.goodput
         self._crashing = self._crashing + 1 if low else 0
-        return self._crashing >= CRASH_STEPS and self._guess.over
-
-    def _turn_back(self, load: Load, best: Reading) -> None:
-        """Waiting for a clear reading would cost too much."""
-        self._crashing = 0
-        goodput = 1e6 * load.running / load.step_us
-        self._decide(Reading(load.running, goodput, 0.0, 1, load.stall_us / load.step_us))
+        if self._crashing >= CRASH_STEPS and self._guess.over:
+            return Reading(load.running, goodput, 0.0, 1, stall)
+        if self.holding or self.target == best.concurrency or self._near <= self._rules.settle // 2:
+            return None
+        self._trial.observe(load, best)
+        return self._snap(self._trial.reading()) if self._trial.lost > MOST_LOST else None
 
     def _snap(self, reading: Reading) -> Reading:
         """Sequences come and go; a reading near the target is one of the target."""
@@ -198,6 +212,7 @@ class ConcurrencyController:
         self._settling = target != self.target
         self.target = target
         self._near = self._still = self._idle = self._crashing = 0
+        self._trial = Trial()
         self._restart_meters()
 
     def _range(self, best: Reading) -> tuple[int, int]:

@@ -80,3 +80,25 @@ class Meter:
         error = float(costs.std(ddof=1)) / math.sqrt(len(costs)) / mean
         running = max(1, round(float(np.mean(self._running))))
         return Reading(running, 1e6 / mean, error, len(costs), float(np.mean(self._stalls)))
+
+
+class Trial:
+    """What a trial has cost so far: `lost`, in steps at the best; what it gains for a while pays no later loss."""
+
+    def __init__(self) -> None:
+        self.lost = 0.0
+        self._steps = self._tokens = self._us = self._stall_us = 0
+
+    def observe(self, load: Load, best: Reading) -> None:
+        """One step of it."""
+        self._steps += 1
+        self._tokens += load.running
+        self._us += load.step_us
+        self._stall_us += load.stall_us
+        lack = load.step_us * best.goodput / 1e6 - load.running
+        self.lost = max(0.0, self.lost + lack / best.concurrency)
+
+    def reading(self) -> Reading:
+        """All of it, after at least one step."""
+        running = max(1, round(self._tokens / self._steps))
+        return Reading(running, 1e6 * self._tokens / self._us, 0.0, 1, self._stall_us / self._us)

@@ -54,7 +54,7 @@ class Search:
             self._doubt()
             return True
         upwards = reading.concurrency > best.concurrency
-        if reading.goodput > best.goodput * (1 + self._tolerance):
+        if reading.goodput > best.goodput * (1 + max(self._tolerance, math.hypot(reading.error, best.error))):
             self._bracket(best, above=not upwards)
             self.best = reading
             self._growth = min(FIRST_GROWTH, self._growth**2)
