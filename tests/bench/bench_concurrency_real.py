@@ -1,12 +1,21 @@
 """A real decode behind an artificially slow link: the daemon's advice on concurrency against fixed concurrencies.
 
-    python tests/bench/bench_concurrency_real.py [--fixed 2 3 4 5 6 8 12] [--most 12] [--requests 48] [--tokens 64]
-        [--context 640] [--layers 4] [--link-gbps 0.03] [--lane-slots 60] [--selected 8] [--threads 1]
+    python tests/bench/bench_concurrency_real.py [--alone 2 3 4 5 6 8 12] [--beside 5 6 7 8] [--advised 2] [--most 12]
+        [--requests 48] [--tokens 64] [--context 640] [--layers 4] [--link-gbps 0.03] [--lane-slots 60] [--selected 8]
+        [--threads 1] [--plan-every 1] [--equal-lengths]
 
-The demo's model, cut to its first layers so that a step takes milliseconds, answers the same requests once for each
-fixed concurrency, then with `hotset daemon` in another process, which begins with as many at
-once as can. The prompts are computed once and given to each run, so that only decoding is timed. Prints one JSON object
-a run: tokens a second of all steps and of the second half, and the processor time of the decode thread a token.
+The demo's model, cut to its first layers so that a step takes milliseconds, answers the same requests in every run:
+
+    alone     at a fixed concurrency, and nobody listens
+    beside    at a fixed concurrency, beside `hotset daemon`, which does all it does but advise
+    advised   beside the same daemon, which advises, and begins with as many at once as can
+
+What `beside` lacks of `alone` is what a daemon costs here, in processor time or by its plans; what `advised` lacks of
+`beside` is what the search costs. Answers are of half to all of --tokens, at random; of one length, what began together
+ends together, and a fixed concurrency has no last requests that run alone. The prompts are computed once and given to
+each run, so that only decoding is timed. Prints one JSON object a run: tokens a second of all steps and of the second
+half, and what the decode thread, the other threads of its process and the daemon took of the processors, in
+milliseconds a step.
 """
 
 from __future__ import annotations
@@ -14,7 +23,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,11 +44,13 @@ from hotset.runtime.steering import LinkSteering
 
 
 def main() -> None:
-    """Measure every fixed concurrency, and the advised one."""
+    """Measure every fixed concurrency, alone and beside a daemon, and the advised one."""
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fixed", type=int, nargs="*", default=[2, 3, 4, 5, 6, 8, 12])
+    parser.add_argument("--alone", type=int, nargs="*", default=[2, 3, 4, 5, 6, 8, 12])
+    parser.add_argument("--beside", type=int, nargs="*", default=[5, 6, 7, 8])
+    parser.add_argument("--advised", type=int, default=2, help="runs that are advised")
     parser.add_argument("--most", type=int, default=12)
     parser.add_argument("--requests", type=int, default=48)
     parser.add_argument("--tokens", type=int, default=64)
@@ -49,6 +62,8 @@ def main() -> None:
     parser.add_argument("--link-gbps", type=float, default=0.03)
     parser.add_argument("--latency-us", type=float, default=100.0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--plan-every", type=int, default=1, help="0: no plans, so that every run has the same policy")
+    parser.add_argument("--equal-lengths", action="store_true")
     told = parser.parse_args()
     torch.set_num_threads(told.threads)
     os.environ["HOTSET_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="hotset-bench-")
@@ -59,15 +74,24 @@ def main() -> None:
     texts = samples.split_text(samples.long_text(), told.requests)
     prompts = [encode(tokenizer, text, told.context) for text in texts]
     kept = prefill(model, prompts, told)
-    found = {}
-    for concurrency in told.fixed:
-        found[concurrency], figures = run(model, prompts, kept, concurrency, told)
-        print(json.dumps({"fixed": concurrency, **figures}), flush=True)
-    advised, figures = run(model, prompts, kept, None, told)
-    print(json.dumps({"advised": True, **figures}), flush=True)
-    if found:
-        best = max(found, key=found.__getitem__)
-        print(json.dumps({"best_fixed": best, "advised_against_best": round(advised / found[best] - 1, 4)}))
+    asked = [("alone", c) for c in told.alone] + [("beside", c) for c in told.beside] + [("advised", 0)] * told.advised
+    found: dict[str, dict[int, list[float]]] = {"alone": {}, "beside": {}, "advised": {}}
+    for how, concurrency in asked:
+        rate, figures = run(model, prompts, kept, how, concurrency, told)
+        found[how].setdefault(concurrency, []).append(rate)
+        print(json.dumps({how: concurrency or True, **figures}), flush=True)
+    print(json.dumps(verdict(found)))
+
+
+def verdict(found: dict[str, dict[int, list[float]]]) -> dict[str, Any]:
+    """The median of the advised runs against the best of each sweep."""
+    told: dict[str, Any] = {}
+    advised = statistics.median(found["advised"].get(0, [0.0]))
+    for how in ("alone", "beside"):
+        if rates := {concurrency: statistics.median(runs) for concurrency, runs in found[how].items()}:
+            best = max(rates, key=rates.__getitem__)
+            told |= {f"best_{how}": best, f"advised_against_{how}": round(advised / rates[best] - 1, 4)}
+    return told
 
 
 def config_of(prompts: list[list[int]], told: argparse.Namespace, **options: Any) -> RuntimeConfig:
@@ -90,29 +114,37 @@ def prefill(model: Any, prompts: list[list[int]], told: argparse.Namespace) -> l
 
 
 def run(
-    model: Any, prompts: list[list[int]], kept: list[PromptKV], fixed: int | None, told: argparse.Namespace
+    model: Any, prompts: list[list[int]], kept: list[PromptKV], how: str, fixed: int, told: argparse.Namespace
 ) -> tuple[float, dict[str, Any]]:
     """All requests to their ends, `fixed` at once, or as many as a daemon advises; (tokens a second, figures)."""
     link = {"link_gbps": told.link_gbps, "link_latency_us": told.latency_us}
     decoder = Decoder(model, None, config_of(prompts, told, **link))
-    daemon, advised = None, []
-    if fixed is None:
-        daemon = attach(decoder)
-        advised = note_advice(decoder)
-    else:
+    daemon = None if how == "alone" else attach(decoder, told.plan_every, advise=how == "advised")
+    advised = note_advice(decoder) if how == "advised" else []
+    if fixed:
         decoder.scheduler.advise(Advice(number=1, concurrency=fixed))
+    rng = random.Random(0)
     for prompt, given in zip(prompts, kept, strict=True):
-        decoder.submit(prompt, max_new_tokens=told.tokens, given=given)
-    used = time.thread_time()
+        tokens = told.tokens if told.equal_lengths else rng.randint(told.tokens // 2, told.tokens)
+        decoder.submit(prompt, max_new_tokens=tokens, given=given)
+    before = spent(daemon)
     reports = list(decoder.run())
-    used = time.thread_time() - used
-    slots = decoder.kv.manager.state.slots
+    used = {f"{who}_ms": round(1e3 * (now - before[who]) / len(reports), 2) for who, now in spent(daemon).items()}
     decoder.close()
     if daemon is not None:
         daemon.send_signal(signal.SIGTERM)
         daemon.wait()
-    figures = {**summary(reports), "cpu_ms_a_token": round(1e3 * used / sum(r.sequences for r in reports), 2)}
-    return rate(reports), {**figures, "slots": slots, **({"advice": advised} if daemon is not None else {})}
+    return rate(reports), {**summary(reports), **used, **({"advice": advised} if advised else {})}
+
+
+def spent(daemon: subprocess.Popen[bytes] | None) -> dict[str, float]:
+    """Seconds of processor time so far: this thread, the others of this process, the daemon."""
+    thread = time.thread_time()
+    told = {"decode": thread, "others": time.process_time() - thread}
+    if daemon is not None:
+        fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
+        told["daemon"] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return told
 
 
 def summary(reports: Sequence[StepReport]) -> dict[str, Any]:
@@ -134,12 +166,13 @@ def rate(reports: Sequence[StepReport]) -> float:
     return sum(r.sequences for r in reports) / sum(r.seconds for r in reports)
 
 
-def attach(decoder: Decoder) -> subprocess.Popen[bytes]:
-    """`hotset daemon`, once it holds the lease; it never plans, so that every run has the same policy."""
+def attach(decoder: Decoder, plan_every: int, *, advise: bool) -> subprocess.Popen[bytes]:
+    """`hotset daemon`, once it holds the lease."""
     decoder.listen()
     assert isinstance(decoder.steering, LinkSteering)
     logs = Path(tempfile.mkdtemp(prefix="hotset-bench-"))
-    options = ["--pid", str(os.getpid()), "--log-dir", str(logs), "--plan-every", "0"]
+    options = ["--pid", str(os.getpid()), "--log-dir", str(logs), "--plan-every", str(plan_every)]
+    options.append("--advice-enabled" if advise else "--no-advice-enabled")
     child = subprocess.Popen([sys.executable, "-m", "hotset.ops", "daemon", *options], stdout=subprocess.DEVNULL)
     while not decoder.steering.link.counters.lease_changes:
         if child.poll() is not None:
