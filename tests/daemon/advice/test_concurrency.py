@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from hotset.daemon.advice.concurrency import ConcurrencyController
-from hotset.daemon.advice.meter import Load
+from hotset.daemon.advice.concurrency import MOST_LOST, ConcurrencyController
+from hotset.daemon.advice.meter import Load, Reading, Trial
 from hotset.daemon.advice.rules import AdviceRules
 
 LIMIT = 64
@@ -150,3 +150,19 @@ def test_bounds_hold(stall: int) -> None:
         assert 6 <= running <= 20
         controller.observe(Load(running, 100, 10_000 + stall * running**2, stall * running**2))
     assert running == (6 if stall else 20)
+
+
+def test_a_trial_that_loses_a_little_for_long_ends_as_one_that_collapses() -> None:
+    """Four steps at the best, no more: a tenth is lost at each of them, and what it gained before pays for none."""
+    best = Reading(10, 1000.0, 0.0, 8, 0.1)
+    trial, steps = Trial(), 0
+    for step_us in (5000, 5000):
+        trial.observe(Load(12, 0, step_us, 0), best)
+    assert trial.lost == 0.0
+    while trial.lost <= MOST_LOST:
+        trial.observe(Load(11, 0, 12100, 3000), best)
+        steps += 1
+    assert steps == 37  # each lacks 1.1 tokens, of the 10 that a step at the best makes
+    seen = trial.reading()
+    assert seen.concurrency == 11
+    assert seen.goodput < best.goodput
