@@ -166,7 +166,7 @@ def test_a_link_or_file_is_no_runtime_folder(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(ProtocolError, match="cannot use"):
         discovery.private_dir(tmp_path / "file")
-    with pytest.raises(ProtocolError, match="belongs to user"):
+    with pytest.raises(ProtocolError, match="is not a folder"):
         discovery.private_dir(tmp_path / "link")
 
 
