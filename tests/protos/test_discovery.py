@@ -170,6 +170,14 @@ def test_a_link_or_file_is_no_runtime_folder(tmp_path: Path) -> None:
         discovery.private_dir(tmp_path / "link")
 
 
+def test_somebody_elses_folder_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = discovery.private_dir(tmp_path / "mine")
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    with pytest.raises(ProtocolError, match=f"belongs to user {me}, and you are {me + 1}"):
+        discovery.private_dir(folder)
+
+
 def test_a_failed_write_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_from: object, _to: object) -> None:
         raise OSError(28, "No space left on device")
