@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+WORDS = tuple(f"w{i}" for i in range(64))
 
-def write_checkpoint(folder: Path) -> None:
-    """Write a Llama checkpoint with a word tokenizer into `folder`; random weights."""
+
+def write_checkpoint(folder: Path, words: Sequence[str] = WORDS) -> None:
+    """Write a Llama checkpoint into `folder`: random weights, 64 words, the first of them for all others."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -23,8 +26,8 @@ def write_checkpoint(folder: Path) -> None:
             if "q_proj" in name or "k_proj" in name:
                 weight.mul_(8)
     model.save_pretrained(folder)
-    words = {f"w{i}": i for i in range(64)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    numbers = {word: i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token=words[0]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0")  # type: ignore[no-untyped-call]
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=words[0])  # type: ignore[no-untyped-call]
     wrapped.save_pretrained(folder)

@@ -277,6 +277,8 @@ def bars(console: Console, *, log: Path | None = None, prefix: str = "") -> Iter
             name = prefix + name
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=total)
+                if not console.is_terminal:  # where bars only appear when all is over
+                    console.print(f"{name}: begins, {total} to do")
             progress.update(tasks[name], completed=done, total=total)
             if log is not None:
                 state = {task.description: [task.completed, task.total] for task in progress.tasks}

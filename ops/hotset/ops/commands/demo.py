@@ -28,6 +28,9 @@ def demo(
     context: Annotated[int, typer.Option(min=256, help="prompt tokens of each sequence")] = 4096,
     hbm_fraction: Annotated[float, typer.Option(help="hot pool as a share of the KV")] = 0.135,
     learned_steps: Annotated[int, typer.Option(min=1, help="steps to go on with the model")] = 40,
+    most_steps: Annotated[
+        int, typer.Option(min=1, help="decode no longer than this, however long training takes")
+    ] = 800,
     seed: Annotated[int, typer.Option(help="of sampling and training")] = 0,
 ) -> None:
     """See HELP."""
@@ -43,6 +46,7 @@ def demo(
         context=context,
         hbm_fraction=hbm_fraction,
         learned_steps=learned_steps,
+        most_steps=most_steps,
         seed=seed,
     )
     show_summary(run_demo(options, console), console)

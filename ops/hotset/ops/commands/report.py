@@ -25,4 +25,7 @@ def report(folder: Annotated[Path, typer.Argument(help="a folder below runs/")])
     from hotset.ops.commands.demo import show_summary
     from hotset.ops.report.build import write_report
 
-    show_summary(write_report(folder), Console())
+    console = Console()
+    with console.status("replaying the log under other policies and drawing the report"):
+        summary = write_report(folder)
+    show_summary(summary, console)

@@ -38,6 +38,11 @@ class Process:
         """Whether it has not ended."""
         return self._child.poll() is None
 
+    @property
+    def ended_well(self) -> bool:
+        """Whether it has ended, with status 0."""
+        return self._child.poll() == 0
+
     def interrupt(self) -> None:
         """Ask it to end after what it is doing, as Ctrl-C does."""
         self._child.send_signal(signal.SIGINT)

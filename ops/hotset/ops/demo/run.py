@@ -57,11 +57,18 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         with bars(console) as bar:
             _play(options, model, folder, {"HOTSET_RUNTIME_DIR": runtime_dir}, processes, bar)
         with console.status("replaying the log under other policies and drawing the report"):
-            return write_report(folder)
+            summary = write_report(folder)
     finally:
         for process in processes:
             process.kill()
         shutil.rmtree(runtime_dir, ignore_errors=True)
+    if (done := summary["phases"]["learned"]["steps"]) < options.learned_steps:
+        console.print(
+            f"[bold]decoding ended after {summary['steps']} steps, {done} of them with the model[/]: training took "
+            "longer than that; --most-steps decodes longer",
+            soft_wrap=True,
+        )
+    return summary
 
 
 def _play(
@@ -81,6 +88,8 @@ def _play(
     processes.append(daemon)
 
     def learned() -> bool:
+        if decode.ended_well:
+            return True  # all the steps that it may, before training was over
         daemon.require("the daemon")
         _show_decode(where, options, bar)
         return _learned_steps(folder / "daemon", where, options, bar) >= options.learned_steps

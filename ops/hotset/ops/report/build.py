@@ -11,9 +11,18 @@ from markupsafe import Markup
 
 from hotset.ops.lanes import FILE
 from hotset.ops.report import plots
-from hotset.ops.report.collect import PHASES, read_run, replay_rest, replays_as_json, summarize
+from hotset.ops.report.collect import PHASES, headline, read_run, replay_rest, replays_as_json, summarize
 
 SUMMARY_FILE, REPORT_FILE = "summary.json", "report.html"
+_WORDS = {
+    "attach": "attached over ZeroMQ",
+    "heuristic": "plans with the heuristic",
+    "training_started": "training begins, in a child process",
+    "training_finished": "training ends",
+    "swap": "the model is swapped in",
+    "learned": "plans with the model",
+    "end": "decoding ends",
+}
 
 
 def write_report(folder: Path) -> dict[str, Any]:
@@ -28,6 +37,7 @@ def write_report(folder: Path) -> dict[str, Any]:
     )
     page = environment.get_template("template.html").render(
         summary=summary,
+        headline=headline(summary, results),
         phases=PHASES,
         results=results,
         texts=[s["text"] for s in run.decode["sequences"]],
@@ -35,6 +45,8 @@ def write_report(folder: Path) -> dict[str, Any]:
         policies=Markup(plots.policies(results)) if results else "",
         film=plots.lane_film(film.parent) if film.is_file() else "",
         colours=plots.COLOURS,
+        names=plots.NAMES,
+        words=_WORDS,
     )
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
     return summary

@@ -88,7 +88,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "promoted": run.training.get("promoted"),
         "gate_reason": run.training.get("reason", ""),
         "mlflow_run": run.training.get("mlflow_run", {}),
-        "events": [{k: p[k] for k in ("phase", "epoch")} for p in run.status["phases"]],
+        "events": [_event(p, run.status["phases"][0]["time"]) for p in run.status["phases"]],
         "tokens_identical_to_untiered": run.decode.get("tokens_identical_to_untiered"),
     }
 
@@ -112,6 +112,18 @@ def replay_rest(run: Run) -> list[ReplayResult]:
     return replay_many([Trace(trace.meta, rest)], policies, ratio=ratio, pool="shared", model=model)
 
 
+def headline(summary: dict[str, Any], results: Sequence[ReplayResult]) -> str:
+    """In one sentence: the model against LRU on the same accesses, and whether the tokens are the same."""
+    lru, learned = (next((r for r in results if r.policy == p), None) for p in ("lru", "learned-prefetch"))
+    same = {True: "every token is the same", False: "tokens differ from the untiered run"}.get(
+        summary["tokens_identical_to_untiered"], "tokens were not compared"
+    )
+    if lru is None or learned is None or not lru.demand_misses:
+        return f"No model was trained; {same}"
+    change = learned.demand_misses / lru.demand_misses - 1
+    return f"The learned model misses {abs(change):.0%} {'less' if change < 0 else 'more'} than LRU, and {same}"
+
+
 def replays_as_json(results: Sequence[ReplayResult]) -> list[dict[str, Any]]:
     """For summary.json."""
     return [asdict(result) for result in results]
@@ -131,6 +143,10 @@ def _after(sequence: SequenceTrace, epoch: int) -> SequenceTrace:
     )
 
 
+def _event(event: dict[str, Any], since: float) -> dict[str, Any]:
+    return {"phase": event["phase"], "epoch": event["epoch"], "seconds": round(event["time"] - since, 3)}
+
+
 def _steps(run: Run, phase: str) -> list[dict[str, Any]]:
     return [step for step in run.steps if run.phase_of(step) == phase]
 
@@ -145,4 +161,6 @@ def _phase(run: Run, phase: str) -> dict[str, Any]:
         "miss_ratio": misses / accesses if accesses else None,
         "prefetched_hits": sum(s["prefetched_hits"] for s in steps),
         "moved_bytes": sum(s["moved_bytes"] for s in steps),
+        "seconds": sum(s["seconds"] for s in steps),
+        "stall_seconds": sum(s["stall_seconds"] for s in steps),
     }
