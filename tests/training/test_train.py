@@ -19,6 +19,7 @@ from hotset.protos.features import FEATURES
 from hotset.training import registry
 from hotset.training.errors import RegistryError, TrainingError
 from hotset.training.logs import Extent, data_fingerprint, extent_of, open_logs
+from hotset.training.measures import Sample, learning_curve
 from hotset.training.options import TrainOptions
 from hotset.training.store import Store
 from hotset.training.train import TrainResult, train
@@ -55,6 +56,17 @@ def test_the_model_predicts_what_lightgbm_predicts(trained: tuple[Path, TrainRes
     assert loaded.card.version == result.model.card.version
     assert np.array_equal(loaded.predict(rows), result.model.predict(rows))
     assert np.allclose(loaded.predict(rows), booster.predict(rows, num_threads=1), atol=1e-6)
+
+
+def test_a_learning_curve_is_of_all_rows_and_not_of_the_first(trained: tuple[Path, TrainResult]) -> None:
+    """Rows come in the order of the log: here all near uses lie in its first half, and all far ones in the other."""
+    booster = lgb.Booster(model_file=trained[1].folder / MODEL_FILE)
+    rows = np.tile(np.random.default_rng(0).normal(20, 20, (100, len(FEATURES))).astype(np.float32), (500, 1))
+    target = np.repeat(np.array([0, 6], np.float32), 25_000)
+    curve = learning_curve(booster, Sample(rows, target, np.zeros(len(target), np.bool_)))
+    error = np.sqrt(np.mean((booster.predict(rows, num_threads=1) - target) ** 2))
+    assert len(curve) == booster.num_trees()
+    assert curve[-1] == pytest.approx(error, rel=0.05)
 
 
 def test_held_out_sequences_are_learned_better_than_by_chance(trained: tuple[Path, TrainResult]) -> None:

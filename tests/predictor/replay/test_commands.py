@@ -13,13 +13,14 @@ from typer.testing import CliRunner, Result
 from hotset.ops.commands import replay, trace
 from hotset.predictor.policies import POLICIES
 from hotset.protos.errors import HotsetError
+from hotset.training.errors import RegistryError
 
 
-def _hotset(*words: object) -> Result:
+def _hotset(*words: object, columns: int = 120) -> Result:
     app = typer.Typer()
     trace.register(app)
     replay.register(app)
-    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "120"})
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": str(columns)})
 
 
 def _objects(result: Result) -> list[dict[str, object]]:
@@ -44,6 +45,21 @@ def test_the_default_is_every_heuristic(sample_path: Path) -> None:
     assert {r["pool"] for r in found} == {"shared"}
 
 
+def test_all_are_those_that_can_run(sample_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a model the learned ones are left out, each with a word; a model that was named has to be there."""
+    monkeypatch.setenv("HOTSET_MLFLOW", f"sqlite:///{tmp_path}/none.db")
+    result = _hotset("replay", sample_path, "--policy", "all", "--json")
+    assert {r["policy"] for r in _objects(result)} == {name for name in POLICIES if not name.startswith("learned")}
+    assert "left out: learned-device, which needs a model" in result.stderr
+    named = _hotset("replay", sample_path, "--policy", "all", "--model", "models:/mine@champion")
+    assert isinstance(named.exception, RegistryError)
+
+
+def test_a_narrow_table_cuts_no_name(sample_path: Path) -> None:
+    result = _hotset("replay", sample_path, "--policy", "lookahead-top", columns=80)
+    assert "…" not in result.stdout
+
+
 def test_link_options_reach_the_model(sample_path: Path) -> None:
     options = ("--policy", "lru", "--json", "--link-gbps", 1, "--link-latency-us", 0, "--layer-us", 7)
     (found,) = _objects(_hotset("replay", sample_path, *options))
@@ -53,7 +69,7 @@ def test_link_options_reach_the_model(sample_path: Path) -> None:
 def test_table_and_plot(sample_path: Path, tmp_path: Path) -> None:
     result = _hotset("replay", sample_path, "--policy", "lru", "--ratio", "2", "--plot", tmp_path / "p.html")
     assert result.exit_code == 0
-    assert "lane pool, 122880 accesses" in result.stdout
+    assert "lane pool, 122,880 accesses" in result.stdout
     assert (tmp_path / "p.html").read_text(encoding="utf-8").count("<tr>") > 2  # drawn at more ratios than asked for
 
 

@@ -40,7 +40,8 @@ def save_all(
 
 def _curves(axes: Axes, curves: Mapping[str, Sequence[float]]) -> None:
     for label, values in curves.items():
-        axes.plot(np.arange(1, len(values) + 1), values, label=label)
+        # Dashes, as both lines often lie on each other.
+        axes.plot(np.arange(1, len(values) + 1), values, label=label, linestyle="--" if "held" in label else "-")
     axes.set(xlabel="trees", ylabel="RMSE, log2 steps", title="Learning curve (uncensored rows)")
     axes.legend()
 

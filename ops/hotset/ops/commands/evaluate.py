@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,7 +48,8 @@ def evaluate(
 
     settings = make_settings(ratio=ratio, pool=pool, heuristics=QUICK_HEURISTICS, bound=True)
     loaded = ReuseModel.load(resolve_model(model, store=tracking_uri))
-    result = run(loaded, traces, settings, seed=seed, rows=rows)
+    with waiting("replaying the traces under the model and its rivals"):
+        result = run(loaded, traces, settings, seed=seed, rows=rows)
     if as_json:
         typer.echo(json.dumps(asdict(result)))
         return
@@ -57,6 +59,13 @@ def evaluate(
     if result.on_device:
         typer.echo(ON_DEVICE)
         print_figures(result.on_device)
+
+
+def waiting(what: str) -> AbstractContextManager[object]:
+    """Says on standard error what takes its time, while it does."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)
 
 
 def print_figures(figures: Iterable[Figures]) -> None:

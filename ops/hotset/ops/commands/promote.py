@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hotset.ops.commands.evaluate import ON_DEVICE, print_figures
+from hotset.ops.commands.evaluate import ON_DEVICE, print_figures, waiting
 
 if TYPE_CHECKING:
     from hotset.training.promotion import Promotion
@@ -59,7 +59,8 @@ def promote(
     if not held_out:
         raise TrainingError("promote needs held-out traces: hotset promote [MODEL] --traces TRACE")
     challenger = _find(named, name, version, tracking_uri)
-    result = run(challenger, held_out, make_settings(ratio=ratio, pool=pool), store=tracking_uri)
+    with waiting("replaying the traces under the challenger, the champion and every heuristic"):
+        result = run(challenger, held_out, make_settings(ratio=ratio, pool=pool), store=tracking_uri)
     _show(result, as_json=as_json)
     if not result.promoted:
         raise typer.Exit(REFUSED)

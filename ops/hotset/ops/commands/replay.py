@@ -31,7 +31,8 @@ def register(app: typer.Typer) -> None:
 def replay(
     traces: Annotated[list[Path], typer.Argument(metavar="TRACE...", help="trace logs: files or folders of parts")],
     policy: Annotated[
-        str, typer.Option(help="policies, separated by commas; all: every one, heuristics: all that need no model")
+        str,
+        typer.Option(help="policies, separated by commas; all: what traces and model allow; heuristics: no model"),
     ] = "heuristics",
     ratio: Annotated[str, typer.Option(help="slots a lane over k, several separated by commas")] = "2.0",
     pool: Annotated[str, typer.Option(help="lane: one pool a lane; shared: one of the same total for all")] = "lane",
@@ -59,6 +60,8 @@ def replay(
     from hotset.predictor.replay.plot import check_target, draw
 
     names, ratios, axis = parse_policies(policy), parse_ratios(ratio), parse_axis(over)
+    if policy == "all":
+        names = _able(names, traces, model, tracking_uri)
     if plot is not None:
         check_target(plot)
     alone = plot is not None and axis == "ratio" and len(ratios) == 1
@@ -142,6 +145,25 @@ def _model_folder(names: Sequence[str], model: str, tracking_uri: str | None) ->
     return resolve_model(model, store=tracking_uri)
 
 
+def _able(names: Sequence[str], traces: Sequence[Path], model: str, tracking_uri: str | None) -> list[str]:
+    """Those that can run; says on standard error what the others lack. A model that was named has to be there."""
+    from hotset.ops.able import sort_out
+    from hotset.predictor.model import ReuseModel
+    from hotset.training.errors import RegistryError
+    from hotset.training.registry import resolve_model
+
+    try:
+        loaded = ReuseModel.load(resolve_model(model, store=tracking_uri))
+    except RegistryError:
+        if model != _CHAMPION:
+            raise
+        loaded = None
+    able, lacking = sort_out(names, traces, loaded)
+    for name, lack in lacking.items():
+        typer.echo(f"left out: {name}, which needs {lack}", err=True)
+    return able
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error that leaves nothing behind."""
@@ -160,8 +182,9 @@ def _print_table(results: Sequence[ReplayResult]) -> None:
 
     first = results[0]
     columns = ("misses", "ratio", "gap", "prefetched", "used", "MB moved", "stall s")
-    title = f"{first.pool} pool, {first.accesses} accesses"
-    table = Table("B/k", "policy", title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    title = f"{first.pool} pool, {first.accesses:,} accesses"
+    table = Table("B/k", title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("policy", overflow="fold")  # a name that is cut is nobody's
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for r in results:

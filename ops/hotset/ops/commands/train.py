@@ -20,6 +20,10 @@ Example: hotset train runs/today/log --trees 32 --out runs/model
 
 Another example, on a Dask cluster: hotset train LOG --engine dask --scheduler tcp://10.0.0.1:8786
 """
+_CONSTANT = (
+    "this model says next to nothing: what trees learned did not hold on the sequences held out, which are unlike the "
+    "others; log more of each kind, or hold out the end of every sequence (--split time)"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -66,7 +70,7 @@ def train(
     folder = out or Path("runs") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-train"
     with progress() as report:
         result = run(logs, folder, options, report=report)
-    _show(result, as_json=as_json)
+    _show(result, as_json=as_json, constant=result.metrics["trees"] <= 1 and trees != 1)
 
 
 @contextmanager
@@ -87,7 +91,7 @@ def progress() -> Iterator[Report]:
         yield report
 
 
-def _show(result: TrainResult, *, as_json: bool) -> None:
+def _show(result: TrainResult, *, as_json: bool, constant: bool) -> None:
     import json
 
     if as_json:
@@ -96,5 +100,7 @@ def _show(result: TrainResult, *, as_json: bool) -> None:
     typer.echo(f"split {result.split.description}")
     for key, value in sorted(result.metrics.items()):
         typer.echo(f"{key:<16} {value:.6g}")
+    if constant:
+        typer.echo(_CONSTANT)
     typer.echo(f"model {result.folder}, registered as {result.version.uri} (challenger)")
     typer.echo(f"MLflow run {result.run.run_name} in experiment {result.run.experiment} of {result.run.tracking_uri}")

@@ -74,7 +74,7 @@ def _over_ratio(results: Sequence[ReplayResult]) -> Figure:
         style = ("-", "--", ":")[number // 10 % 3]
         axes.plot(*zip(*mine, strict=True), style, marker="o", markersize=3, color=f"C{number % 10}", label=policy)
     axes.set(xlabel="slots a lane / k", ylabel="demand misses / accesses", ylim=(0, None))
-    axes.set_title(f"{results[0].pool} pool, {results[0].accesses} accesses")
+    axes.set_title(f"{results[0].pool} pool, {results[0].accesses:,} accesses")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return figure
@@ -96,7 +96,7 @@ def _over_bytes(results: Sequence[ReplayResult]) -> Figure:
         axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, color=f"C{number % 10}", label=label)
     axes.set(xlabel="moved bytes / LRU's", ylabel="demand misses / LRU's", ylim=(0, None))
     sizes = ", ".join(f"{ratio:g}k" for ratio in lru)
-    axes.set_title(f"{results[0].pool} pool of {sizes}, {results[0].accesses} accesses")
+    axes.set_title(f"{results[0].pool} pool of {sizes}, {results[0].accesses:,} accesses")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return figure

@@ -42,7 +42,8 @@ class TraceReader:
         self.meta = meta
         self._parts = parts
         common = set.intersection(*(set(part.lookahead) for part in parts))
-        self._lookahead = tuple(sorted(common))
+        self.lookahead: tuple[int, ...] = tuple(sorted(common))
+        """how many layers early ranks were recorded, in every part; empty without a lookahead"""
 
     @property
     def sequence_ids(self) -> list[int]:
@@ -85,7 +86,7 @@ class TraceReader:
         if uneven:
             raise TraceError(f"{self.path}: column {uneven[0]!r} has lists of different lengths")
         columns = {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}
-        trace = _assemble(columns, sequence_id, self.meta, self._lookahead, self.path)
+        trace = _assemble(columns, sequence_id, self.meta, self.lookahead, self.path)
         check_sequence(trace, self.meta, self.path)
         return trace
 
@@ -93,7 +94,7 @@ class TraceReader:
         return (self.read(s) for s in self.sequence_ids)
 
     def _read_group(self, part: _Part, group: int, sequence_id: int) -> _Columns:
-        names = [*COLUMNS, *(f"lookahead_{early}" for early in self._lookahead)]
+        names = [*COLUMNS, *(f"lookahead_{early}" for early in self.lookahead)]
         with _parquet_errors(part.path):
             table = part.file.read_row_group(group, columns=names, use_threads=False)
         columns = {name: _to_numpy(table[name], name, part.path) for name in names}
