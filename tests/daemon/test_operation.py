@@ -117,15 +117,19 @@ TWO_SIGNALS = """
 import os, signal, subprocess, sys, time
 from hotset.daemon import training
 from hotset.daemon.config import DaemonConfig
-from hotset.daemon.run import stopper
+from hotset.daemon.run import ECHO_SECONDS, stopper
 from hotset.daemon.server import Daemon
 
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 training._children.add(child)
 # Nobody serves, so the first signal is noted and never followed.
-signal.signal(signal.SIGTERM, stopper(Daemon(DaemonConfig())))
+stop = stopper(Daemon(DaemonConfig()))
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
 os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGINT)  # an echo
 print(child.pid, flush=True)
+time.sleep(2 * ECHO_SECONDS)
 os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(600)
 """

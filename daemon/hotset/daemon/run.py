@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -12,6 +13,8 @@ from hotset.daemon.server import Daemon
 from hotset.daemon.settings import Effective
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+# `timeout` and others signal a process and then its group: that is one request.
+ECHO_SECONDS = 0.25
 
 
 def run(read: Callable[[], Effective]) -> None:
@@ -29,17 +32,19 @@ def run(read: Callable[[], Effective]) -> None:
 
 
 def stopper(daemon: Daemon) -> Callable[[int, FrameType | None], None]:
-    """Ends gracefully when called first, at once when called again."""
+    """Ends gracefully when called first, at once when called again after ECHO_SECONDS."""
 
-    asked = False
+    asked: float | None = None
 
     def stop(number: int, _frame: FrameType | None) -> None:
         nonlocal asked
-        if asked:
+        if asked is not None:
+            if time.monotonic() < asked + ECHO_SECONDS:
+                return
             training.kill_all()
             # The log's lock may be held by what this interrupts; the line is worth less than ending.
             os._exit(128 + number)
-        asked = True
+        asked = time.monotonic()
         daemon.stop()
 
     return stop

@@ -114,7 +114,7 @@ def _decode(
     try:
         if job.listen is not None:
             decoder.listen(**job.listen)
-        with bars(console, log=job.out, prefix="" if log else "check: ") as bar:
+        with bars(console, log=job.out, prefix="" if given is None else "check: ") as bar:
             requests = list(_submit(decoder, prompts, limits, job.sampling, bar, stopped, keep, given))
             spent = _steps(decoder, requests, bar, stopped, log)
     finally:
