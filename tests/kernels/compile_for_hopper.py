@@ -27,7 +27,7 @@ from hotset.kernels.dispatch import interpreting
 from hotset.kernels.fold import fold
 from hotset.kernels.forest import DeviceForest, forest
 from hotset.kernels.forest.bench import COLUMNS, random_forest
-from hotset.kernels.prefetch import Ahead, Listed, begin_ahead, begin_prefetch, commit_ahead
+from hotset.kernels.prefetch import Ahead, begin_ahead, begin_prefetch, commit_ahead, commit_prefetch
 from hotset.kernels.record import Accessed, Recorded, record
 from hotset.kernels.resolve import resolve
 from hotset.kernels.select import select, selected_places
@@ -83,14 +83,16 @@ def call_all() -> None:
         layer = Layer.make(batch, heads, selected, device="cpu")
         layer.ahead()
         layer.settle()
-        marks = torch.zeros(layer.residency.slot_of.numel() + 1, dtype=torch.bool)
-        for listed in (None, Listed(marks, torch.ones(1, dtype=torch.int32))):
-            begin_prefetch(layer.residency, layer.physical(), layer.physical().long(), keep=1, listed=listed)
+        for frames in (None, layer.residency.slot_of):
+            asked = layer.physical(), layer.physical().long()
+            begun = begin_prefetch(layer.residency, *asked, keep=1, frame_of=frames)
+            for wasted in (None, torch.zeros(1, dtype=torch.int64)):
+                commit_prefetch(layer.residency, *begun[:3], wasted=wasted)
         rescue(layer.residency, layer.physical(), torch.zeros(layer.ids.numel()))
         state, pages, one = layer.residency, layer.physical(), torch.ones(1, dtype=torch.int32)
         decide(state, pages, torch.zeros(pages.numel()), torch.zeros(1), limit=9, protect=1,
                unknown=torch.zeros(batch, dtype=torch.int32))  # fmt: skip
-        ahead = Ahead(one, one, one, state.slot_of, marks, state.page_of)
+        ahead = Ahead(one, one, one, state.slot_of, state.page_of)
         commit_ahead(state, *begin_ahead(state, pages, ahead, one, keep=1, why=1), one, torch.zeros(1).long())
     join_candidates(layer.ids, layer.ids)
     call_step()

@@ -29,6 +29,7 @@ def test_kernel_equals_reference(n: int, device: str, random_state: MakeState, t
     filling = torch.nonzero(state.state == 1).flatten()[:30]
     state.slot_of[state.page_of[filling].long()] = -1
     state.state[filling] = FILLING
+    state.in_flight[state.page_of[filling].long()] = True
     plan = _plan(state, n)
     theirs, ours = state.clone(), to(state, device)
     expected = reference.apply_plan(theirs, *plan, epoch_tick=80, until_tick=140)

@@ -111,7 +111,7 @@ def test_what_is_decided_can_be_begun(where: str, random_state: MakeState, to: M
     found = decide(state, pages.to(where), probability.to(where), least, limit=30)
     chosen = found.prefetch.clamp(min=0).long()
     generations = state.generation[chosen // state.lanes].long()
-    _, _, counts = begin_prefetch(state, found.prefetch, generations, keep=0)
+    counts = begin_prefetch(state, found.prefetch, generations, keep=0).counts
     # Entries that repeat a page are the only ones that begin_prefetch has to drop.
     assert int(counts[0]) == len(set(found.prefetch.tolist()) - {-1})
 

@@ -7,12 +7,10 @@ import torch
 
 from hotset.kernels.prefetch import (
     Ahead,
-    Listed,
     begin_ahead,
     begin_prefetch,
     commit_ahead,
     commit_prefetch,
-    mark_in_flight,
     reference,
 )
 from hotset.kernels.release import release
@@ -30,25 +28,40 @@ def _wish(state: ResidencyState, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     return pages, state.generation[groups].long() - (torch.rand(n) < 0.1).long()
 
 
+def _frames(state: ResidencyState) -> torch.Tensor:
+    """One page in five has none."""
+    pages = state.slot_of.numel()
+    return torch.where(torch.rand(pages) < 0.2, -1, torch.arange(pages)).int()
+
+
 # 2,000 entries take several blocks, in order; more of them than there are pages, so that many repeat.
-@pytest.mark.parametrize(("n", "keep"), [(1, 0), (63, 10), (2000, 25)])
-def test_begin_and_commit_equal_reference(
-    n: int, keep: int, device: str, random_state: MakeState, to: Move, same_state: Same
+@pytest.mark.parametrize(("n", "keep", "stored"), [(1, 0, False), (63, 10, True), (2000, 25, False), (2000, 25, True)])
+def test_it_begins_as_the_reference(
+    n: int, keep: int, stored: bool, device: str, random_state: MakeState, to: Move, same_state: Same
 ) -> None:
     state = random_state(n, slots=400, groups=200, reserve=120)
     for _ in range(2):
         pages, generations = _wish(state, n)
+        frames = _frames(state) if stored else None
         theirs, ours = state.clone(), to(state, device)
-        expected = reference.begin_prefetch(theirs, pages, generations, keep=keep)
-        begun, slots, counts = begin_prefetch(ours, pages.to(device), generations.to(device), keep=keep)
-        m = int(counts[0])
+        expected = reference.begin_prefetch(theirs, pages, generations, keep=keep, frame_of=frames)
+        counts = torch.ones(7, dtype=torch.int64, device=device)
+        begun = begin_prefetch(
+            ours, pages.to(device), generations.to(device), keep=keep, counts=counts,
+            frame_of=None if frames is None else frames.to(device),
+        )  # fmt: skip
         same_state(to(ours, "cpu"), theirs)
-        assert counts.tolist() == expected[2].tolist()
-        assert begun[:m].tolist() == expected[0].tolist()
-        assert torch.equal(ours.page_of[slots[:m].long()], begun[:m])
+        assert begun.counts is counts
+        assert (counts - 1).tolist() == expected[2].tolist()
+        m = int(expected[2][0])
+        assert begun.pages[:m].tolist() == expected[0].tolist()
+        assert bool((begun.pages[m:] == -1).all() and (begun.slots[m:] == -1).all())
+        assert torch.equal(ours.page_of[begun.slots[:m].long()], begun.pages[:m])
+        assert torch.equal(begun.generations[:m].cpu(), theirs.generation[expected[0].long() // 6].long())
         state = to(ours, "cpu")
+    assert ours.scratch[40:42].tolist() == [0, 0], "the counters must be as the next call needs them"
     if n == 2000:
-        assert bool((counts[1:5] > 0).all()), "the case must show the reasons for a rejection"
+        assert bool((expected[2][1 + (not stored) : 6] > 0).all()), "the case must show the reasons for a rejection"
 
 
 @pytest.mark.parametrize(("n", "keep"), [(0, 0), (1, 0), (63, 10), (2000, 25), (63, 500)])
@@ -63,43 +76,16 @@ def test_compiled_it_begins_as_the_reference(
     ours = theirs.clone()
     for _ in range(2):
         pages, generations = _wish(theirs, n)
-        expected = reference.begin_prefetch(theirs, pages, generations, keep=keep)
-        found = begin_prefetch(ours, pages, generations, keep=keep)
-        assert [part.tolist() for part in found] == [part.tolist() for part in expected]
+        frames = _frames(theirs)
+        expected = reference.begin_prefetch(theirs, pages, generations, keep=keep, frame_of=frames)
+        found = begin_prefetch(ours, pages, generations, keep=keep, frame_of=frames)
+        assert [p.tolist() for p in (found.pages, found.slots, found.counts)] == [p.tolist() for p in expected]
         same_state(ours, theirs)
         for name in ("page_of", "state", "ring_head", "evicted", "evicted_count", "in_ring", "prefetched"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
     if n == 2000:
-        assert bool((expected[2][1:5] > 0).all()), "the case must show the reasons for a rejection"
+        assert bool((expected[2][1:6] > 0).all()), "the case must show the reasons for a rejection"
         assert int(ours.evicted_count) > ours.slots, "the log must overflow"
-
-
-@pytest.mark.parametrize(("n", "most"), [(63, 63), (2000, 1500), (63, 0)])
-def test_with_marks_it_begins_the_same(
-    n: int, most: int, device: str, random_state: MakeState, to: Move, same_state: Same
-) -> None:
-    """Marks from before the first of three calls, as no page is asked for twice."""
-    state = random_state(n, slots=400, groups=200, reserve=120)
-    flying = torch.zeros(state.slot_of.numel(), dtype=torch.bool)
-    flying[state.page_of[state.state == FILLING].long()] = True
-    ours, counted = to(state, device), torch.tensor([most], dtype=torch.int32)
-    marks = torch.ones(state.slot_of.numel() + 1, dtype=torch.bool, device=device)
-    mark_in_flight(ours, marks)
-    assert torch.equal(marks[:-1].cpu(), flying)
-    for turn in range(3):
-        pages, generations = _wish(state, n)
-        pages[(pages % 3 != turn) | (torch.arange(n) >= most)] = -1
-        theirs = to(ours, "cpu").clone()
-        expected = reference.begin_prefetch(theirs, pages[:most], generations[:most], keep=10)
-        begun, slots, counts = begin_prefetch(
-            ours, pages.to(device), generations.to(device), keep=10, listed=Listed(marks, counted.to(device))
-        )
-        m = int(counts[0])
-        same_state(to(ours, "cpu"), theirs)
-        assert counts.tolist() == expected[2].tolist()
-        assert begun[:m].tolist() == expected[0].tolist()
-        assert torch.equal(ours.page_of[slots[:m].long()], begun[:m])
-    assert int((ours.state == FILLING).sum()) >= int(flying.sum()) + (most > 0)
 
 
 # Whichever of them bounds it: what is wanted, the layer's limit, the room, or the reserve. 2,000 fill two blocks.
@@ -113,10 +99,7 @@ def test_between_layers_it_begins_and_ends_as_the_reference(
 ) -> None:  # fmt: skip
     """Three layers in turn, whose flights are under way together; one page in five has no frame, and some repeat."""
     state = random_state(n + keep, slots=400, groups=200, reserve=150)
-    pages = state.slot_of.numel()
-    frames = torch.where(torch.rand(pages) < 0.2, -1, torch.arange(pages)).int()
-    marks = torch.zeros(pages + 1, dtype=torch.bool)
-    mark_in_flight(state, marks)
+    pages, frames = state.slot_of.numel(), _frames(state)
     theirs, ours = state.clone(), to(state, device)
     causes = [torch.full((state.slots + 1,), -1, dtype=torch.int32, device=where) for where in ("cpu", device)]
     lost = [torch.zeros(1, dtype=torch.int64, device=where) for where in ("cpu", device)]
@@ -127,7 +110,7 @@ def test_between_layers_it_begins_and_ends_as_the_reference(
         for there, where, cause in zip((theirs, ours), ("cpu", device), causes, strict=True):
             bounds = torch.tensor([[wanted], [most], [room]], dtype=torch.int32, device=where)
             count = torch.full((1,), -1, dtype=torch.int32, device=where)
-            ahead = Ahead(bounds[0], bounds[1], bounds[2], frames.to(where), marks.to(where), cause)
+            ahead = Ahead(bounds[0], bounds[1], bounds[2], frames.to(where), cause)
             begin = begin_ahead if there is ours else reference.begin_ahead
             found.append((*begin(there, wish.to(where), ahead, count, keep=keep, why=7), count))
         same_state(to(ours, "cpu"), theirs)
@@ -157,13 +140,13 @@ def test_the_best_entries_are_begun_and_the_reserve_keeps_its_share(
     state = to(random_state(1, slots=100, groups=50, reserve=30), device)
     absent = torch.nonzero(state.slot_of < 0).flatten()[:40].int()
     generations = state.generation[(absent // 6).long()].long()
-    begun, slots, counts = begin_prefetch(state, absent, generations, keep=20)
-    assert counts.tolist() == [10, 0, 0, 0, 0, 30]
+    begun, slots, _, counts = begin_prefetch(state, absent, generations, keep=20)
+    assert counts.tolist() == [10, 0, 0, 0, 0, 0, 30]
     assert torch.equal(begun[:10], absent[:10])
     assert int((state.state == RESERVED).sum()) == 20
     assert bool((state.state[slots[:10].long()] == FILLING).all())
-    _, _, counts = begin_prefetch(state, absent[:10], generations[:10], keep=0)
-    assert counts.tolist() == [0, 0, 0, 0, 10, 0]
+    counts = begin_prefetch(state, absent[:10], generations[:10], keep=0).counts
+    assert counts.tolist() == [0, 0, 0, 0, 0, 10, 0]
 
 
 def test_commit_shows_pages_but_drops_the_stale_and_the_overtaken(
@@ -172,15 +155,17 @@ def test_commit_shows_pages_but_drops_the_stale_and_the_overtaken(
     state = to(random_state(2, slots=100, groups=50, reserve=60), device)
     absent = torch.nonzero(state.slot_of < 0).flatten()[::7][:9].int()
     generations = state.generation[(absent // 6).long()].long()
-    begun, slots, _ = begin_prefetch(state, absent, generations, keep=0)
+    begun, slots, *_ = begin_prefetch(state, absent, generations, keep=0)
     begun, slots = begun[:9], slots[:9]
     assert bool((state.slot_of[absent.long()] < 0).all()), "in flight is not visible"
     resolve(state, begun[:2].contiguous(), "lru")
     release(state, torch.unique(begun[2:3].long() // 6))
     theirs = to(state, "cpu")
-    visible = commit_prefetch(state, begun, slots, generations)
+    wasted = torch.full((1,), 5, dtype=torch.int64, device=device)
+    visible = commit_prefetch(state, begun, slots, generations, wasted=wasted)
     expected = reference.commit_prefetch(theirs, begun.cpu(), slots.cpu(), generations.cpu())
     assert visible.tolist() == expected.tolist()
+    assert int(wasted) == 5 + int((~visible).sum())
     assert not visible[:3].any()
     assert bool(visible[-3:].all())
     same_state(to(state, "cpu"), theirs)

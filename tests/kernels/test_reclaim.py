@@ -59,6 +59,7 @@ def test_used_pinned_and_filling_slots_are_never_taken(
     filling = live[40:50]
     state.slot_of[state.page_of[filling].long()] = -1
     state.state[filling] = FILLING
+    state.in_flight[state.page_of[filling].long()] = True
     after = _both(state, 100, 100, "score-ema", device, to, same_state)
     for kind in (PINNED, FILLING):
         assert torch.equal(after.state == kind, state.state == kind)

@@ -53,7 +53,7 @@ class _Decode:
         generations = torch.randint(0, 2, (20,), device="cuda") - 1
         values = torch.randn(20, device="cuda") * 100
         apply_plan(self.state, pages, generations + 1, values, epoch_tick=2 * step, until_tick=2 * step + 6)
-        begun, slots, counts = begin_prefetch(self.state, pages, generations + 1, keep=2)
+        begun, slots, _, counts = begin_prefetch(self.state, pages, generations + 1, keep=2)
         swap_in(rows_of(self.host), rows_of(self.slots), begun, slots, counts[:1].int())
         commit_prefetch(self.state, begun, slots, torch.zeros_like(generations))
         self.state.ema.uniform_(0, 255)

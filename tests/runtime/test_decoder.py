@@ -96,7 +96,7 @@ class Fuzzer(Steering):
         if isinstance(message, Step):
             self.steps.append(message)
 
-    def apply(self, manager: ResidencyManager, epoch: int) -> None:
+    def apply(self, manager: ResidencyManager, epoch: int, patience: float = 0.0) -> None:
         state: ResidencyState = manager.state
         count = int(self.random.integers(0, 200))
         pages = torch.tensor(self.random.integers(-3, state.slot_of.numel() + 3, count), dtype=torch.int32)

@@ -31,7 +31,7 @@ class RandomPlans(Steering):
         self.random, self._pages, self._lanes = np.random.default_rng(seed), pages, pages // groups
         self.applied = 0
 
-    def apply(self, manager: ResidencyManager, epoch: int) -> None:
+    def apply(self, manager: ResidencyManager, epoch: int, patience: float = 0.0) -> None:
         count = int(self.random.integers(0, 40))
         pages = torch.tensor(self.random.integers(-3, self._pages + 3, count), dtype=torch.int32)
         inside = pages.clamp(0, self._pages - 1).tolist()

@@ -41,7 +41,7 @@ class Planner(Steering):
     def publish(self, message: Message) -> None:
         self.heard.append(message)
 
-    def apply(self, manager: ResidencyManager, epoch: int) -> None:
+    def apply(self, manager: ResidencyManager, epoch: int, patience: float = 0.0) -> None:
         pages = torch.from_numpy(np.arange(3 * epoch, 3 * epoch + 9, dtype=np.int32))
         none = torch.zeros(9, dtype=torch.int64)
         manager.follow((pages, none, torch.rand(9)), (pages, none), epoch_tick=manager.tick(),

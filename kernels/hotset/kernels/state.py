@@ -9,7 +9,7 @@ Who owns a slot:
     LIVE      its page; slot_of[page] points back; may become a victim
     RESERVED  its page still, until a miss takes the slot out of the ring; a hit before that rescues it
     PINNED    its page (a tail); never a victim
-    FILLING   a prefetch in flight; page_of names the page, slot_of does not point back before commit
+    FILLING   a prefetch in flight, see in_flight; page_of names the page, slot_of does not point back before commit
     HELD      nobody, and no kernel may take it: the hot set was told to do with less (see held.py)
 
 The ring holds the reserve: `ring[head % slots .. tail % slots)`. Every RESERVED slot stands in it exactly
@@ -43,6 +43,7 @@ class ResidencyState:
     state: torch.Tensor  # [S] uint8, FREE..HELD
     last_used: torch.Tensor  # [S] int32 tick of the last use, NEVER before it
     prefetched: torch.Tensor  # [S] bool, brought in by prefetch and not used since
+    in_flight: torch.Tensor  # [P] bool, a FILLING slot waits for the page; at most one does
     value: torch.Tensor  # [S] float32, log2 of predicted steps to next use
     value_until: torch.Tensor  # [S] int32, tick up to which `value` (from a plan) beats the built-in policy
     ema: torch.Tensor  # [P] float32, average of the page's scores, 8 an octave; 255 - 8 * value
@@ -83,6 +84,7 @@ class ResidencyState:
             state=full(slots, FREE, torch.uint8),
             last_used=full(slots, NEVER, torch.int32),
             prefetched=full(slots, False, torch.bool),
+            in_flight=full(pages, False, torch.bool),
             value=full(slots, 0.0, torch.float32),
             value_until=full(slots, NEVER, torch.int32),
             ema=full(pages, 0.0, torch.float32),

@@ -212,7 +212,9 @@ class Decoder:
         self.scheduler.resize()
         self.steering.guide(self.ahead, self.epoch)
         tell = self.steering.attached
-        tokens = self.steps.run(batch, self._safe_point, lambda: self._end_tokens(batch), epoch=self.epoch, tell=tell)
+        tokens = self.steps.run(
+            batch, self._safe_point, lambda: self._end_tokens(batch), self._follow, epoch=self.epoch, tell=tell
+        )
         for generation, token in zip(batch, tokens, strict=True):
             generation.tokens.append(token)
         self.steps.finish()
@@ -304,7 +306,10 @@ class Decoder:
         # Whoever waits may be prefilled next.
         self.kv.manager.overlaps(self.config.chunk if self.scheduler.waiting else len(self.running))
         self.kv.manager.commit_prefetches()
-        self.steering.apply(self.kv.manager, self.epoch)
+        self.steering.heed()
+
+    def _follow(self, epoch: int, patience: float) -> None:
+        self.steering.apply(self.kv.manager, epoch, patience)
 
     def _retire(self) -> None:
         stop = self.tokenizer.eos_token_id if self.tokenizer is not None else None

@@ -35,6 +35,10 @@ def check_slots(state: ResidencyState) -> None:
     assert bool(backed[(kind == LIVE) | (kind == PINNED)].all()), "a live or pinned slot has no page"
     assert bool((state.page_of[(kind == FREE) | (kind == HELD)] < 0).all()), "a free or held slot names a page"
     assert bool((state.page_of[kind == FILLING] >= 0).all()), "a filling slot names no page"
+    flying = torch.zeros_like(state.in_flight)
+    flying[state.page_of[kind == FILLING].long()] = True
+    assert torch.equal(flying, state.in_flight), "in_flight are not the pages of the filling slots"
+    assert int(flying.sum()) == int((kind == FILLING).sum()), "two filling slots wait for one page"
     reserved = kind == RESERVED
     assert bool((backed[reserved] == (state.page_of[reserved] >= 0)).all()), "a reserved slot's page is half mapped"
 

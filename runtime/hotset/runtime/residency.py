@@ -283,12 +283,11 @@ class ResidencyManager:
         inside = (pages >= 0) & (pages < self.state.slot_of.numel())
         stored[inside] = self.backing.has(pages[inside].long())
         self.keep_evicted()
-        begun, slots, counts = begin_prefetch(self.state, pages[stored], generations[stored], keep=self.low)
-        groups = begun.long() // self.lanes
-        self._prefetcher.start(begun.long(), slots.long(), self.state.generation[groups].long())
-        self.figures.begun(Cause.PLAN, begun.long(), slots.long())
-        self.moved.prefetch_pages += begun.numel()
-        rejected = self._count_rejected(PREFETCH_REASONS, counts.tolist())
+        begun = begin_prefetch(self.state, pages[stored], generations[stored], keep=self.low)
+        self._prefetcher.start(begun.pages.long(), begun.slots.long(), begun.generations)
+        self.figures.begun(Cause.PLAN, begun.pages.long(), begun.slots.long())
+        self.moved.prefetch_pages += begun.pages.numel()
+        rejected = self._count_rejected(PREFETCH_REASONS, begun.counts.tolist())
         unknown = int((~stored).sum())
         if unknown:
             rejected["not_stored"] += unknown

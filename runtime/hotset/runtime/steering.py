@@ -26,8 +26,14 @@ class Steering:
     def publish(self, message: Published) -> None:
         """Send to whoever listens; never waits, never raises."""
 
-    def apply(self, manager: ResidencyManager, epoch: int) -> None:
-        """Apply what has arrived. Called at safe points only: layer and step boundaries."""
+    def apply(self, manager: ResidencyManager, epoch: int, patience: float = 0.0) -> None:
+        """Apply the plan that has arrived, or arrives in `patience` seconds, for the step `epoch`.
+
+        Called where nothing is decided meanwhile: at layer and step boundaries, and on a device behind a step.
+        """
+
+    def heed(self) -> None:
+        """Follow the advice that has arrived. Called at safe points only: layer and step boundaries."""
 
     def guide(self, ahead: Lookahead | None, epoch: int) -> None:
         """Hand models and steering to what decides inside the step `epoch`. Called between steps only."""
@@ -69,10 +75,13 @@ class LinkSteering(Steering):
         """See Steering."""
         self.link.publish(message)
 
-    def apply(self, manager: ResidencyManager, epoch: int) -> None:
+    def apply(self, manager: ResidencyManager, epoch: int, patience: float = 0.0) -> None:
         """See Steering."""
-        if (plan := self.link.take_plan()) is not None:
+        if (plan := self.link.take_plan(patience if self.attached else 0.0)) is not None:
             self._apply_plan(manager, plan, epoch)
+
+    def heed(self) -> None:
+        """See Steering."""
         if (advice := self.link.take_advice()) is not None:
             reason = self._on_advice(advice)[:4096] if self._on_advice is not None else "nobody here follows advice"
             followed = self._on_advice is not None

@@ -40,12 +40,12 @@ class StepPrefetch:
             reclaim(state, low=level, high=max(level, manager.high), policy=manager.policy)
         manager.keep_evicted()
         generations = state.generation[pages.long() // manager.lanes].long()
-        begun, slots, _ = begin_prefetch(state, pages, generations, keep=manager.low)
-        page, slot = begun.long(), slots.long()
-        self._prefetcher.start(page, slot, state.generation[page // manager.lanes].long(), layer=layer)
+        begun = begin_prefetch(state, pages, generations, keep=manager.low)
+        page, slot = begun.pages.long(), begun.slots.long()
+        self._prefetcher.start(page, slot, begun.generations, layer=layer)
         manager.figures.begun(Cause.STEP, page, slot)
-        manager.figures.add(LayerFigure.HELD_PAGES, layer, int(wanted) - begun.numel())
-        manager.moved.prefetch_pages += begun.numel()
+        manager.figures.add(LayerFigure.HELD_PAGES, layer, int(wanted) - page.numel())
+        manager.moved.prefetch_pages += page.numel()
 
     def settle(self, layer: int, pages: torch.Tensor) -> float:
         """`layer` asks for `pages` ([n] int32) now; seconds that it waited for those on the link.
@@ -54,6 +54,7 @@ class StepPrefetch:
         """
         manager, slots = self._manager, self._prefetcher.give_up(layer)
         if slots.numel():
+            manager.state.in_flight[manager.state.page_of[slots].long()] = False
             manager.state.page_of[slots] = -1
             manager.state.state[slots] = FREE
             manager.moved.prefetch_pages -= slots.numel()

@@ -19,6 +19,8 @@ from hotset.runtime.steering import Steering
 
 SafePoint = Callable[[], None]
 Then = Callable[[], None]
+Follow = Callable[[int, float], None]
+"""Take over a plan that has arrived for the step of this epoch, or that arrives in so many seconds."""
 
 
 class Steps(Protocol):
@@ -27,11 +29,14 @@ class Steps(Protocol):
     last: DecodePass | None
     """The pass of the last step, where the host has it."""
 
-    def run(self, batch: list[Generation], safe_point: SafePoint, then: Then, *, epoch: int, tell: bool) -> list[int]:
+    def run(
+        self, batch: list[Generation], safe_point: SafePoint, then: Then, follow: Follow, *, epoch: int, tell: bool
+    ) -> list[int]:
         """The next token of each of `batch`, in step `epoch`. `tell`: the step will be published.
 
         `then` is called once K and V of the step are written, or will be before anything that is launched from there
-        on: where a device computes, before its tokens are waited for.
+        on: where a device computes, before its tokens are waited for. `follow` is called at safe points for this step,
+        or for the next one while a device computes this one, which then need not wait for it.
         """
 
     def finish(self) -> None:
@@ -54,11 +59,18 @@ class HostSteps:
         self.kv, self._forward, self._selector, self._ahead = kv, forward, selector, ahead
         self.last: DecodePass | None = None
 
-    def run(self, batch: list[Generation], safe_point: SafePoint, then: Then, *, epoch: int, tell: bool) -> list[int]:
+    def run(
+        self, batch: list[Generation], safe_point: SafePoint, then: Then, follow: Follow, *, epoch: int, tell: bool
+    ) -> list[int]:
         """See Steps."""
+
+        def between() -> None:
+            safe_point()
+            follow(epoch, 0.0)
+
         sequences = [g.sequence for g in batch]
         self.last = done = DecodePass(
-            self.kv, sequences, self._selector, safe_point,
+            self.kv, sequences, self._selector, between,
             lambda b: self._ahead.begin(sequences, b, epoch) if self._ahead else None,
         )  # fmt: skip
         logits = self._forward(

@@ -51,14 +51,13 @@ def launch(
     pages: torch.Tensor,
     generations: torch.Tensor,
     values: torch.Tensor,
+    counts: torch.Tensor,
     epoch_tick: int,
     until_tick: int,
-) -> torch.Tensor:
+) -> None:
     """Arguments as checked by the public function."""
-    counts = torch.zeros(6, dtype=torch.int64, device=pages.device)
     _apply_plan[(triton.cdiv(pages.numel(), BLOCK),)](
         pages, generations, values, counts, state.slot_of, state.state, state.last_used, state.value,
         state.value_until, state.generation, pages.numel(), state.generation.numel(), state.lanes,
         epoch_tick, until_tick, BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
-    return counts

@@ -10,26 +10,27 @@ from hotset.kernels.dispatch import require, require_tensor, use_kernel
 from hotset.kernels.prefetch import compiled, reference
 from hotset.kernels.prefetch.compiled import warm_up
 from hotset.kernels.prefetch.reference import REASONS
-from hotset.kernels.state import FILLING, ResidencyState
+from hotset.kernels.state import ResidencyState
 
 __all__ = [
     "REASONS",
     "Ahead",
-    "Listed",
+    "Begun",
     "begin_ahead",
     "begin_prefetch",
     "commit_ahead",
     "commit_prefetch",
-    "mark_in_flight",
     "warm_up",
 ]
 
 
-class Listed(NamedTuple):
-    """What spares begin_prefetch the search through all slots, where it is called many times between safe points."""
+class Begun(NamedTuple):
+    """A flight. On CUDA, where nothing may wait for the device, m is n, and pages and slots are -1 behind counts[0]."""
 
-    in_flight: torch.Tensor  # [P + 1] bool, see mark_in_flight
-    most: torch.Tensor  # [1] int32, entries from there on are -1
+    pages: torch.Tensor  # [m] int32
+    slots: torch.Tensor  # [m] int32, FILLING
+    generations: torch.Tensor  # [m] int64, of the pages' groups
+    counts: torch.Tensor  # [1 + len(REASONS)] int64: begun, then rejected by the first reason that holds
 
 
 class Ahead(NamedTuple):
@@ -39,70 +40,67 @@ class Ahead(NamedTuple):
     most: torch.Tensor  # [1] int32
     room: torch.Tensor  # [1] int32
     frame_of: torch.Tensor  # [P] int32, -1 for pages that are not in host memory
-    in_flight: torch.Tensor  # [P + 1] bool, see mark_in_flight: as of this step's safe point
     cause: torch.Tensor  # [S or more] int32, by slot: who caused the prefetch into it
 
 
-def mark_in_flight(state: ResidencyState, marks: torch.Tensor) -> None:
-    """Set `marks` ([P + 1] bool, the last is for slots without a flight): whether each page is in flight now.
-
-    Nothing waits for the host. Raises ValueError on a tensor that does not fit.
-    """
-    pages = state.slot_of.numel()
-    require_tensor("marks", marks, (pages + 1,), torch.bool, like=state.slot_of)
-    marks.zero_()
-    marks.scatter_(0, torch.where(state.state == FILLING, state.page_of, pages).long(), True)
-
-
 def begin_prefetch(
-    state: ResidencyState, pages: torch.Tensor, generations: torch.Tensor, *, keep: int, listed: Listed | None = None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    state: ResidencyState,
+    pages: torch.Tensor,
+    generations: torch.Tensor,
+    *,
+    keep: int,
+    frame_of: torch.Tensor | None = None,
+    counts: torch.Tensor | None = None,
+) -> Begun:
     """Start bringing in `pages` ([n] int32 physical, best first; `generations` [n] int64), leaving `keep` reserved.
 
-    Returns (pages [m] int32, slots [m] int32, counts [1 + len(REASONS)] int64: begun, then rejected by the
-    first reason that holds). The slots are FILLING and invisible until commit_prefetch. On CUDA, where nothing
-    may wait for the device, m is n, and what lies behind counts[0] is -1. Call it at a safe point only. With `listed`,
-    marks that are as old as the last safe point will do, if no page was asked for twice since.
-    Raises ValueError on arguments that do not fit.
+    With `frame_of` ([P] int32) pages whose entry is -1 are not stored. With `counts` the counts are added to that. The
+    slots are FILLING and invisible until commit_prefetch. Call it between steps only. Nothing waits for the host on
+    CUDA. Raises ValueError on arguments that do not fit.
     """
     require_tensor("pages", pages, (None,), torch.int32, like=state.slot_of)
     require_tensor("generations", generations, tuple(pages.shape), torch.int64, like=pages)
     require(keep >= 0, f"keep must not be negative, but is {keep}")
-    if listed is not None:
-        require_tensor("in_flight", listed.in_flight, (state.slot_of.numel() + 1,), torch.bool, like=pages)
-        require_tensor("most", listed.most, (1,), torch.int32, like=pages)
+    if frame_of is not None:
+        require_tensor("frame_of", frame_of, tuple(state.slot_of.shape), torch.int32, like=pages)
+    if counts is None:
+        counts = torch.zeros(1 + len(REASONS), dtype=torch.int64, device=pages.device)
+    require_tensor("counts", counts, (1 + len(REASONS),), torch.int64, like=pages)
     if use_kernel(pages) and pages.numel():
         from hotset.kernels.prefetch import kernel
 
-        return kernel.begin(state, pages, generations, keep, listed or _everything(state, pages))
-    if listed is not None:
-        pages, generations = pages[: int(listed.most)], generations[: int(listed.most)]
-    return compiled.begin_prefetch(state, pages, generations, keep=keep)
-
-
-def _everything(state: ResidencyState, pages: torch.Tensor) -> Listed:
-    marks = torch.empty(state.slot_of.numel() + 1, dtype=torch.bool, device=pages.device)
-    mark_in_flight(state, marks)
-    return Listed(marks, torch.full((1,), pages.numel(), dtype=torch.int32, device=pages.device))
+        return Begun(*kernel.begin(state, pages, generations, keep, frame_of, counts), counts)
+    begun, slots, found = compiled.begin_prefetch(state, pages, generations, keep=keep, frame_of=frame_of)
+    counts += found
+    return Begun(begun, slots, state.generation[begun.long() // state.lanes].long(), counts)
 
 
 def commit_prefetch(
-    state: ResidencyState, pages: torch.Tensor, slots: torch.Tensor, generations: torch.Tensor
+    state: ResidencyState,
+    pages: torch.Tensor,
+    slots: torch.Tensor,
+    generations: torch.Tensor,
+    wasted: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """End the flight of `slots` ([m] int32), whose copies have arrived; return which became visible, [m] bool.
 
     `pages` [m] int32 and `generations` [m] int64 as when the flight began. A page that was loaded on demand
-    meanwhile, or whose group was freed, is dropped and its slot is FREE. On CUDA entries of -1 are skipped.
-    Raises ValueError on arguments that do not fit.
+    meanwhile, or whose group was freed, is dropped, its slot is FREE, and it is added to `wasted` ([1] int64). On CUDA
+    entries of -1 are skipped. Raises ValueError on arguments that do not fit.
     """
     require_tensor("pages", pages, (None,), torch.int32, torch.int64, like=state.slot_of)
     require_tensor("slots", slots, tuple(pages.shape), torch.int32, torch.int64, like=pages)
     require_tensor("generations", generations, tuple(pages.shape), torch.int64, like=pages)
+    if wasted is not None:
+        require_tensor("wasted", wasted, (1,), torch.int64, like=pages)
     if use_kernel(pages) and pages.numel():
         from hotset.kernels.prefetch import kernel
 
-        return kernel.commit(state, pages, slots, generations)
-    return reference.commit_prefetch(state, pages, slots, generations)
+        return kernel.commit(state, pages, slots, generations, wasted)
+    visible = reference.commit_prefetch(state, pages, slots, generations)
+    if wasted is not None:
+        wasted += (~visible).sum()
+    return visible
 
 
 def begin_ahead(
@@ -111,15 +109,14 @@ def begin_ahead(
     """As begin_prefetch, between two layers: `pages` ([n] int32 physical, surest first) of a layer that comes later.
 
     Returns pages and slots, [n] int32 each, of which as many mean something as `count` ([1] int32) is set to. Leaves
-    `keep` slots reserved, and writes `why` to the causes of the slots that it takes. No page may have been asked for
-    twice since the marks were made. Nothing waits for the host. Raises ValueError on tensors that do not fit.
+    `keep` slots reserved, and writes `why` to the causes of the slots that it takes. Nothing waits for the host.
+    Raises ValueError on tensors that do not fit.
     """
     require_tensor("pages", pages, (None,), torch.int32, like=state.slot_of)
     for name in ("wanted", "most", "room"):
         require_tensor(name, getattr(ahead, name), (1,), torch.int32, like=pages)
     require_tensor("count", count, (1,), torch.int32, like=pages)
     require_tensor("frame_of", ahead.frame_of, tuple(state.slot_of.shape), torch.int32, like=pages)
-    require_tensor("in_flight", ahead.in_flight, (state.slot_of.numel() + 1,), torch.bool, like=pages)
     require_tensor("cause", ahead.cause, (None,), torch.int32, like=pages)
     require(keep >= 0, f"keep must not be negative, but is {keep}")
     require(ahead.cause.numel() >= state.slots, f"{ahead.cause.numel()} causes of {state.slots} slots")

@@ -9,19 +9,22 @@ from numba import njit
 
 from hotset.kernels.state import FILLING, RESERVED, ResidencyState
 
-# What slot_of says of a page meanwhile.
-_ASKED, _FLYING = -2, -3
+_ASKED = -2
+"""what slot_of says meanwhile of a page that an entry asked for"""
 
 
 def begin_prefetch(
-    state: ResidencyState, pages: torch.Tensor, generations: torch.Tensor, *, keep: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    state: ResidencyState, pages: torch.Tensor, generations: torch.Tensor, *, keep: int,
+    frame_of: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """See the reference."""
-    counts = torch.zeros(6, dtype=torch.int64)
+    counts = torch.zeros(7, dtype=torch.int64)
+    frames = torch.zeros(0, dtype=torch.int32) if frame_of is None else frame_of
     begun, slots = torch.empty_like(pages), torch.empty_like(pages)
     n = cast(Any, _begin)(
-        pages.numpy(), generations.numpy(), begun.numpy(), slots.numpy(), counts.numpy(), state.slot_of.numpy(),
-        state.page_of.numpy(), state.state.numpy(), state.prefetched.numpy(), state.generation.numpy(),
+        pages.numpy(), generations.numpy(), frames.numpy(), begun.numpy(), slots.numpy(), counts.numpy(),
+        state.slot_of.numpy(), state.page_of.numpy(), state.state.numpy(), state.prefetched.numpy(),
+        state.in_flight.numpy(), state.generation.numpy(),
         state.ring.numpy(), state.in_ring.numpy(), state.ring_head.numpy(), state.ring_tail.numpy(),
         state.evicted.numpy(), state.evicted_count.numpy(), state.lanes, keep,
     )  # fmt: skip
@@ -36,23 +39,17 @@ def warm_up() -> None:
 
 @njit(cache=True, nogil=True)
 def _begin(
-    pages: Any, generations: Any, begun: Any, slots: Any, counts: Any, slot_of: Any, page_of: Any, kind: Any,
-    prefetched: Any, generation: Any, ring: Any, in_ring: Any, ring_head: Any, ring_tail: Any, evicted: Any,
-    evicted_count: Any, lanes: int, keep: int,
+    pages: Any, generations: Any, frames: Any, begun: Any, slots: Any, counts: Any, slot_of: Any, page_of: Any,
+    kind: Any, prefetched: Any, in_flight: Any, generation: Any, ring: Any, in_ring: Any, ring_head: Any,
+    ring_tail: Any, evicted: Any, evicted_count: Any, lanes: int, keep: int,
 ) -> int:  # fmt: skip
     room = -keep
-    for slot in range(len(kind)):
-        if kind[slot] == RESERVED:
-            room += 1
-        elif kind[slot] == FILLING and slot_of[page_of[slot]] < 0:
-            slot_of[page_of[slot]] = _FLYING
-    n = _accept(pages, generations, begun, counts, slot_of, generation, lanes, room)
+    for i in range(ring_head[0], ring_tail[0]):
+        room += kind[ring[i % len(ring)]] == RESERVED
+    n = _accept(pages, generations, frames, begun, counts, slot_of, in_flight, generation, lanes, room)
     for page in pages:
         if 0 <= page < len(slot_of) and slot_of[page] == _ASKED:
             slot_of[page] = -1
-    for slot in range(len(kind)):
-        if kind[slot] == FILLING and slot_of[page_of[slot]] == _FLYING:
-            slot_of[page_of[slot]] = -1
     _take(begun, slots, n, slot_of, page_of, kind, prefetched, ring, in_ring, ring_head, ring_tail, evicted,
           evicted_count)  # fmt: skip
     return n
@@ -60,29 +57,33 @@ def _begin(
 
 @njit(cache=True, nogil=True)
 def _accept(
-    pages: Any, generations: Any, begun: Any, counts: Any, slot_of: Any, generation: Any, lanes: int, room: int
+    pages: Any, generations: Any, frames: Any, begun: Any, counts: Any, slot_of: Any, in_flight: Any, generation: Any,
+    lanes: int, room: int,
 ) -> int:  # fmt: skip
     """Sort out what cannot begin, by the reasons of the reference."""
     n = 0
     for i in range(len(pages)):
         page = pages[i]
         if page < 0 or page >= len(slot_of):
+            counts[2] += 1
+        elif len(frames) and frames[page] < 0:
             counts[1] += 1
         elif generation[page // lanes] != generations[i]:
-            counts[2] += 1
-        elif slot_of[page] >= 0:
             counts[3] += 1
-        elif slot_of[page] != -1:
+        elif slot_of[page] >= 0:
             counts[4] += 1
+        elif in_flight[page] or slot_of[page] == _ASKED:
+            counts[5] += 1
         else:
             # Whoever asks again is told that it is under way, whether or not there is room.
             slot_of[page] = _ASKED
             if n < room:
                 counts[0] += 1
                 begun[n] = page
+                in_flight[page] = True
                 n += 1
             else:
-                counts[5] += 1
+                counts[6] += 1
     return n
 
 

@@ -1,11 +1,10 @@
 # ruff: noqa: N803 - compile-time parameters are upper case, as everywhere in Triton
 # mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator"
-"""Triton kernels of prefetch. begin is one program, since entries are taken in order; it runs at safe points only.
-begin_ahead runs between layers: 32 programs look at the reserve together, and the last goes on alone.
+"""Triton kernels of prefetch. Entries are taken in order, so a single program does it: of the 32 that look together how
+full the reserve is, whichever is done last.
 
 While it runs, slot_of of an entry's page is FIRST + the entry's number, least entry first: so repeated pages are found
-without a search. What is in flight, and how full the reserve is, the whole GPU finds out before: a single program would
-take milliseconds for the states of half a million slots.
+without a search.
 """
 
 from __future__ import annotations
@@ -17,19 +16,43 @@ import triton
 import triton.language as tl
 
 from hotset.kernels.state import FILLING as _FILLING
-from hotset.kernels.state import RESERVED as _RESERVED
 from hotset.kernels.state import SCRATCH_AHEAD as _LEVEL
 from hotset.kernels.state import ResidencyState
 from hotset.kernels.victims import FREE, LIVE, NEVER, RESERVED
 
 if TYPE_CHECKING:
-    from hotset.kernels.prefetch import Ahead, Listed
+    from hotset.kernels.prefetch import Ahead
 
 FILLING = tl.constexpr(_FILLING)
 FIRST = tl.constexpr(-(1 << 30))
 LEVEL, ARRIVED = tl.constexpr(_LEVEL), tl.constexpr(_LEVEL + 1)
 BLOCK = 1024
 COUNTING = 32
+
+
+@triton.jit
+def _counted(scratch, ring, kind, ring_head, ring_tail, slots, BLOCK: tl.constexpr):
+    """Count the reserve, each program its part; True for the last to be done, which may then call _spare."""
+    head = tl.load(ring_head)
+    held = (tl.load(ring_tail) - head).to(tl.int32)
+    level = tl.zeros([], tl.int32)
+    start = tl.program_id(0) * BLOCK
+    while start < held:
+        i = start + tl.arange(0, BLOCK)
+        entry = tl.load(ring + (head + i) % slots, mask=i < held, other=0)
+        level += tl.sum((tl.load(kind + entry, mask=i < held, other=0) == RESERVED).to(tl.int32))
+        start += tl.num_programs(0) * BLOCK
+    tl.atomic_add(scratch + LEVEL, level, sem="relaxed")
+    tl.debug_barrier()
+    return tl.atomic_add(scratch + ARRIVED, 1, sem="acq_rel") == tl.num_programs(0) - 1
+
+
+@triton.jit
+def _spare(scratch, keep):
+    """Reserved slots beyond `keep`; leaves the counters as the next call needs them."""
+    level = tl.atomic_xchg(scratch + LEVEL, 0, sem="relaxed")
+    tl.store(scratch + ARRIVED, 0)
+    return tl.maximum(level - keep, 0)
 
 
 @triton.jit
@@ -82,50 +105,61 @@ def _take_slots(
     tl.store(evicted_count, lost_before)
 
 
-@triton.jit(do_not_specialize=["total", "slots", "groups", "lanes", "keep"])
+@triton.jit(do_not_specialize=["total", "page_count", "slots", "lanes", "keep"])
 def _begin(
-    pages, generations, out_pages, out_slots, counts, slot_of, page_of, kind, prefetched, generation,
-    ring, in_ring, ring_head, ring_tail, evicted, evicted_count, in_flight, most, level,
-    total, slots, groups, lanes, keep,
-    BLOCK: tl.constexpr,
+    pages, generations, frame_of, out_pages, out_slots, out_generations, counts, slot_of, page_of, kind, prefetched,
+    in_flight, generation, ring, in_ring, ring_head, ring_tail, evicted, evicted_count, scratch,
+    total, page_count, slots, lanes, keep, FRAMES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    total = tl.minimum(total, tl.load(most))
-    room = tl.maximum(tl.load(level) - keep, 0)
-    begun = tl.zeros([], tl.int32)
-    start = 0
+    start = tl.program_id(0) * BLOCK
     while start < total:
         n = start + tl.arange(0, BLOCK)
-        there = n < total
-        page = tl.load(pages + n, mask=there, other=-1)
-        inside = (page >= 0) & (page < groups * lanes)
-        current = tl.load(generation + page // lanes, mask=inside, other=-1).to(tl.int64)
-        fresh = current == tl.load(generations + n, mask=there, other=-2)
-        slot = tl.load(slot_of + page, mask=inside, other=0)
-        idle = tl.load(in_flight + page, mask=inside, other=0) == 0
-        wanted = there & inside & fresh & (slot == -1) & idle
+        tl.store(out_pages + n, -1, mask=n < total)
+        tl.store(out_slots + n, -1, mask=n < total)
+        start += tl.num_programs(0) * BLOCK
+    if _counted(scratch, ring, kind, ring_head, ring_tail, slots, BLOCK):
+        spare = _spare(scratch, keep)
+        begun = tl.zeros([], tl.int32)
+        start = 0
+        while start < total:
+            n = start + tl.arange(0, BLOCK)
+            there = n < total
+            page = tl.load(pages + n, mask=there, other=-1)
+            inside = (page >= 0) & (page < page_count)
+            stored = inside
+            if FRAMES:
+                stored = inside & (tl.load(frame_of + page, mask=inside, other=-1) >= 0)
+            asked = tl.load(generations + n, mask=there, other=-2)
+            fresh = tl.load(generation + page // lanes, mask=inside, other=-1).to(tl.int64) == asked
+            slot = tl.load(slot_of + page, mask=inside, other=0)
+            idle = tl.load(in_flight + page, mask=inside, other=1) == 0
+            wanted = there & stored & fresh & (slot == -1) & idle
+            tl.debug_barrier()
+            tl.atomic_min(slot_of + page, FIRST + n, mask=wanted, sem="relaxed")
+            tl.debug_barrier()
+            wanted = wanted & (tl.load(slot_of + page, mask=wanted, other=0, volatile=True) == FIRST + n)
+            rank = begun + tl.cumsum(wanted.to(tl.int32), 0) - 1
+            good = wanted & (rank < spare)
+            tl.store(out_pages + rank, page, mask=good)
+            tl.store(out_generations + rank, asked, mask=good)
+            tl.store(in_flight + page, 1, mask=good)
+            # The first reason that holds, in the order of REASONS; 0 is none.
+            reason = tl.where(good, 0, tl.where(wanted, 6, 5))
+            reason = tl.where(slot >= 0, 4, reason)
+            reason = tl.where(fresh, reason, 3)
+            reason = tl.where(inside, reason, 2)
+            reason = tl.where(inside & ~stored, 1, reason)
+            for code in tl.static_range(7):
+                tl.atomic_add(counts + code, tl.sum((there & (reason == code)).to(tl.int64)), sem="relaxed")
+            begun += tl.sum(good.to(tl.int32))
+            start += BLOCK
         tl.debug_barrier()
-        tl.atomic_min(slot_of + page, FIRST + n, mask=wanted, sem="relaxed")
+        _unmark(pages, slot_of, total, page_count, BLOCK)
         tl.debug_barrier()
-        wanted = wanted & (tl.load(slot_of + page, mask=wanted, other=0, volatile=True) == FIRST + n)
-        rank = begun + tl.cumsum(wanted.to(tl.int32), 0) - 1
-        good = wanted & (rank < room)
-        tl.store(out_pages + rank, page, mask=good)
-        # The first reason that holds, in the order of REASONS; 0 is none.
-        reason = tl.where(good, 0, tl.where(wanted, 5, 4))
-        reason = tl.where(slot >= 0, 3, reason)
-        reason = tl.where(fresh, reason, 2)
-        reason = tl.where(inside, reason, 1)
-        for code in tl.static_range(6):
-            tl.atomic_add(counts + code, tl.sum((there & (reason == code)).to(tl.int64)), sem="relaxed")
-        begun += tl.sum(good.to(tl.int32))
-        start += BLOCK
-    tl.debug_barrier()
-    _unmark(pages, slot_of, total, groups * lanes, BLOCK)
-    tl.debug_barrier()
-    _take_slots(
-        begun, out_pages, out_slots, slot_of, page_of, kind, prefetched, ring, in_ring, ring_head, ring_tail,
-        evicted, evicted_count, page_of, 0, slots, False, BLOCK,
-    )  # fmt: skip
+        _take_slots(
+            begun, out_pages, out_slots, slot_of, page_of, kind, prefetched, ring, in_ring, ring_head, ring_tail,
+            evicted, evicted_count, page_of, 0, slots, False, BLOCK,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["limit", "page_count", "slots", "keep"])
@@ -134,21 +168,8 @@ def _begin_ahead(
     ring, in_ring, ring_head, ring_tail, evicted, evicted_count, in_flight, cause, scratch,
     limit, page_count, slots, keep, WHY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    # All programs look how much the ring holds; the last of them to be done with it takes the entries, in order.
-    head = tl.load(ring_head)
-    held = (tl.load(ring_tail) - head).to(tl.int32)
-    level = tl.zeros([], tl.int32)
-    start = tl.program_id(0) * BLOCK
-    while start < held:
-        i = start + tl.arange(0, BLOCK)
-        entry = tl.load(ring + (head + i) % slots, mask=i < held, other=0)
-        level += tl.sum((tl.load(kind + entry, mask=i < held, other=0) == RESERVED).to(tl.int32))
-        start += tl.num_programs(0) * BLOCK
-    tl.atomic_add(scratch + LEVEL, level, sem="relaxed")
-    tl.debug_barrier()
-    if tl.atomic_add(scratch + ARRIVED, 1, sem="acq_rel") == tl.num_programs(0) - 1:
-        spare = tl.maximum(tl.atomic_xchg(scratch + LEVEL, 0, sem="relaxed") - keep, 0)
-        tl.store(scratch + ARRIVED, 0)
+    if _counted(scratch, ring, kind, ring_head, ring_tail, slots, BLOCK):
+        spare = _spare(scratch, keep)
         total = tl.minimum(tl.minimum(tl.load(wanted), limit), tl.minimum(tl.load(most), tl.load(room)))
         begun = tl.zeros([], tl.int32)
         start = 0
@@ -166,6 +187,7 @@ def _begin_ahead(
             good = good & (tl.load(slot_of + page, mask=good, other=0, volatile=True) == FIRST + n)
             rank = begun + tl.cumsum(good.to(tl.int32), 0) - 1
             tl.store(out_pages + rank, page, mask=good & (rank < spare))
+            tl.store(in_flight + page, 1, mask=good & (rank < spare))
             begun += tl.sum(good.to(tl.int32))
             start += BLOCK
         begun = tl.minimum(begun, spare)
@@ -181,9 +203,9 @@ def _begin_ahead(
 
 @triton.jit(do_not_specialize=["total", "lanes"])
 def _commit(
-    pages, slots, generations, visible, slot_of, page_of, kind, prefetched, last_used, value_until, generation, tick_at,
-    total, lanes,
-    BLOCK: tl.constexpr,
+    pages, slots, generations, visible, wasted, slot_of, page_of, kind, prefetched, in_flight, last_used, value_until,
+    generation, tick_at, total, lanes,
+    WASTED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     page = tl.load(pages + n, mask=n < total, other=-1).to(tl.int32)
@@ -193,6 +215,7 @@ def _commit(
     fresh = current == tl.load(generations + n, mask=there, other=-2)
     wanted = there & fresh & (tl.load(slot_of + page, mask=there, other=0) < 0)
     tick = tl.load(tick_at)
+    tl.store(in_flight + page, 0, mask=there)
     tl.store(slot_of + page, slot, mask=wanted)
     tl.store(kind + slot, tl.where(wanted, LIVE, FREE), mask=there)
     tl.store(prefetched + slot, 1, mask=wanted)
@@ -200,11 +223,14 @@ def _commit(
     tl.store(value_until + slot, NEVER, mask=wanted)
     tl.store(page_of + slot, -1, mask=there & ~wanted)
     tl.store(visible + n, wanted, mask=n < total)
+    if WASTED:
+        lost = tl.sum((there & ~wanted).to(tl.int64))
+        tl.atomic_add(wasted, lost, mask=lost > 0, sem="relaxed")
 
 
 @triton.jit
 def _commit_ahead(
-    pages, slots, count, wasted, slot_of, page_of, kind, prefetched, last_used, value_until, tick_at,
+    pages, slots, count, wasted, slot_of, page_of, kind, prefetched, in_flight, last_used, value_until, tick_at,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -213,6 +239,7 @@ def _commit_ahead(
         page = tl.load(pages + n, mask=there, other=-1)
         slot = tl.load(slots + n, mask=there, other=-1)
         wanted = there & (tl.load(slot_of + page, mask=there, other=0) < 0)
+        tl.store(in_flight + page, 0, mask=there)
         tl.store(slot_of + page, slot, mask=wanted)
         tl.store(kind + slot, tl.where(wanted, LIVE, FREE), mask=there)
         tl.store(prefetched + slot, 1, mask=wanted)
@@ -224,29 +251,33 @@ def _commit_ahead(
 
 
 def begin(
-    state: ResidencyState, pages: torch.Tensor, generations: torch.Tensor, keep: int, listed: Listed
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    state: ResidencyState, pages: torch.Tensor, generations: torch.Tensor, keep: int,
+    frame_of: torch.Tensor | None, counts: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Arguments as checked by the public function."""
-    begun, slots = torch.full_like(pages, -1), torch.full_like(pages, -1)
-    counts = torch.zeros(6, dtype=torch.int64, device=pages.device)
-    level = (state.state == _RESERVED).sum(dtype=torch.int32)
-    _begin[(1,)](
-        pages, generations, begun, slots, counts, state.slot_of, state.page_of, state.state,
-        state.prefetched.view(torch.uint8), state.generation, state.ring, state.in_ring.view(torch.uint8),
-        state.ring_head, state.ring_tail, state.evicted, state.evicted_count,
-        listed.in_flight.view(torch.uint8), listed.most, level,
-        pages.numel(), state.slots, state.generation.numel(), state.lanes, keep, BLOCK=BLOCK, num_warps=8,
+    begun, slots, fresh = torch.empty_like(pages), torch.empty_like(pages), torch.empty_like(generations)
+    _begin[(COUNTING,)](
+        pages, generations, state.slot_of if frame_of is None else frame_of, begun, slots, fresh, counts,
+        state.slot_of, state.page_of, state.state, state.prefetched.view(torch.uint8),
+        state.in_flight.view(torch.uint8), state.generation, state.ring, state.in_ring.view(torch.uint8),
+        state.ring_head, state.ring_tail, state.evicted, state.evicted_count, state.scratch,
+        pages.numel(), state.slot_of.numel(), state.slots, state.lanes, keep,
+        FRAMES=frame_of is not None, BLOCK=BLOCK, num_warps=8,
     )  # fmt: skip
-    return begun, slots, counts
+    return begun, slots, fresh
 
 
-def commit(state: ResidencyState, pages: torch.Tensor, slots: torch.Tensor, generations: torch.Tensor) -> torch.Tensor:
+def commit(
+    state: ResidencyState, pages: torch.Tensor, slots: torch.Tensor, generations: torch.Tensor,
+    wasted: torch.Tensor | None,
+) -> torch.Tensor:  # fmt: skip
     """Arguments as checked by the public function."""
     visible = torch.empty(pages.shape, dtype=torch.bool, device=pages.device)
     _commit[(triton.cdiv(pages.numel(), BLOCK),)](
-        pages, slots, generations, visible.view(torch.uint8), state.slot_of, state.page_of, state.state,
-        state.prefetched.view(torch.uint8), state.last_used, state.value_until, state.generation, state.tick,
-        pages.numel(), state.lanes, BLOCK=BLOCK, num_warps=4,
+        pages, slots, generations, visible.view(torch.uint8), state.tick if wasted is None else wasted, state.slot_of,
+        state.page_of, state.state, state.prefetched.view(torch.uint8), state.in_flight.view(torch.uint8),
+        state.last_used, state.value_until, state.generation, state.tick, pages.numel(), state.lanes,
+        WASTED=wasted is not None, BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
     return visible
 
@@ -259,7 +290,7 @@ def begin_ahead(
     _begin_ahead[(COUNTING,)](
         pages, ahead.wanted, ahead.most, ahead.room, ahead.frame_of, begun, slots, count, state.slot_of, state.page_of,
         state.state, state.prefetched.view(torch.uint8), state.ring, state.in_ring.view(torch.uint8), state.ring_head,
-        state.ring_tail, state.evicted, state.evicted_count, ahead.in_flight.view(torch.uint8), ahead.cause,
+        state.ring_tail, state.evicted, state.evicted_count, state.in_flight.view(torch.uint8), ahead.cause,
         state.scratch, pages.numel(), state.slot_of.numel(), state.slots, keep, WHY=why, BLOCK=BLOCK, num_warps=8,
     )  # fmt: skip
     return begun, slots
@@ -271,5 +302,5 @@ def commit_ahead(
     """Arguments as checked by the public function."""
     _commit_ahead[(triton.cdiv(pages.numel(), BLOCK),)](
         pages, slots, count, wasted, state.slot_of, state.page_of, state.state, state.prefetched.view(torch.uint8),
-        state.last_used, state.value_until, state.tick, BLOCK=BLOCK, num_warps=4,
+        state.in_flight.view(torch.uint8), state.last_used, state.value_until, state.tick, BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip

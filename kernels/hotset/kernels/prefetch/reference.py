@@ -12,36 +12,34 @@ from hotset.kernels.state import FILLING, FREE, LIVE, NEVER, ResidencyState
 if TYPE_CHECKING:
     from hotset.kernels.prefetch import Ahead
 
-REASONS = ("out_of_range", "stale_generation", "resident", "in_flight", "reserve_low")
+REASONS = ("not_stored", "out_of_range", "stale_generation", "resident", "in_flight", "reserve_low")
 
 
 def begin_prefetch(
-    state: ResidencyState, pages: torch.Tensor, generations: torch.Tensor, *, keep: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Start bringing in `pages` ([n] int32 physical, best first; `generations` [n] int64), leaving `keep` reserved.
-
-    Returns (pages [m] int32, slots [m] int32, counts [1 + len(REASONS)] int64: begun, then rejected by the
-    first reason that holds). The slots are FILLING and invisible until commit_prefetch.
-    """
+    state: ResidencyState, pages: torch.Tensor, generations: torch.Tensor, *, keep: int,
+    frame_of: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """See the public function; (pages [m] int32, slots [m] int32, counts)."""
     reason = torch.full((pages.numel(),), -1, dtype=torch.int64)
     inside = (pages >= 0) & (pages < state.slot_of.numel())
-    reason[~inside] = 0
+    reason[~inside] = 1
     page = torch.where(inside, pages, 0).long()
-    _reject(reason, state.generation[page // state.lanes].long() != generations, 1)
-    _reject(reason, state.slot_of[page] >= 0, 2)
-    in_flight = state.page_of[state.state == FILLING].long()
-    if in_flight.numel():
-        _reject(reason, torch.isin(page, in_flight), 3)
+    if frame_of is not None:
+        _reject(reason, frame_of[page] < 0, 0)
+    _reject(reason, state.generation[page // state.lanes].long() != generations, 2)
+    _reject(reason, state.slot_of[page] >= 0, 3)
+    _reject(reason, state.in_flight[page], 4)
     good = torch.nonzero(reason < 0).flatten()
-    reason[good[_repeated(page[good])]] = 3
+    reason[good[_repeated(page[good])]] = 4
     room = max(0, reserve_level(state) - keep)
     good = torch.nonzero(reason < 0).flatten()
-    reason[good[room:]] = 4
+    reason[good[room:]] = 5
     begun = page[good[:room]]
     slots = pop_reserve(state, begun.numel())
     evict_pages(state, slots)
     state.page_of[slots] = begun.to(torch.int32)
     state.state[slots] = FILLING
+    state.in_flight[begun] = True
     counts = torch.bincount(reason + 1, minlength=1 + len(REASONS))
     return begun.to(torch.int32), slots.to(torch.int32), counts
 
@@ -56,6 +54,7 @@ def commit_prefetch(
     page, slot = pages.long(), slots.long()
     wanted = (state.slot_of[page] < 0) & (state.generation[page // state.lanes].long() == generations)
     live, dropped = slot[wanted], slot[~wanted]
+    state.in_flight[page] = False
     state.slot_of[page[wanted]] = live.to(torch.int32)
     state.state[live] = LIVE
     state.prefetched[live] = True

@@ -78,7 +78,7 @@ class _Listener(Steering):
             for step in range(self._decoder.epoch, self._decoder.epoch + steps):
                 self._made[step] = self._selector.news(step + 1, LISTED)
 
-    def apply(self, manager: ResidencyManager, epoch: int) -> None:
+    def apply(self, manager: ResidencyManager, epoch: int, patience: float = 0.0) -> None:
         """See Steering."""
         pages = self._made.pop(epoch, None)
         if pages is None:

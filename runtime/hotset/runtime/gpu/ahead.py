@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from hotset.kernels.prefetch import Ahead, begin_ahead, commit_ahead, mark_in_flight
+from hotset.kernels.prefetch import Ahead, begin_ahead, commit_ahead
 from hotset.kernels.swap_in import rows_of, stamp, swap_in
 from hotset.protos.messages import LayerFigure
 from hotset.runtime.figures import Cause
@@ -43,8 +43,6 @@ class AheadFlights:
         self._room = torch.zeros(1, dtype=torch.int32, device=place)
         self._clock = torch.zeros(layers, 2, dtype=torch.int64, device=place)
         self._asked = torch.zeros(layers, dtype=torch.int64, device=place)
-        self._in_flight = torch.zeros(manager.state.slot_of.numel() + 1, dtype=torch.bool, device=place)
-        self._marked = False
         self.wanted = torch.zeros(layers, dtype=torch.int32, device=place)
         """pages that this step wants to prefetch, and below those that it began to"""
         self._begun = torch.zeros(layers, dtype=torch.int32, device=place)
@@ -54,7 +52,6 @@ class AheadFlights:
         """Flights of the coming step may hold `spare` slots together, which its layers can do without."""
         # A pass that failed half way leaves flights behind that no layer settled.
         self._flights.clear()
-        self._marked = False
         self._room.fill_(max(0, spare) // _AT_ONCE)
 
     def start(self, pages: torch.Tensor, layer: int, wanted: torch.Tensor, most: torch.Tensor) -> None:
@@ -64,12 +61,8 @@ class AheadFlights:
         others count as held.
         """
         manager, state = self._manager, self._manager.state
-        if not self._marked:
-            # Once a step: what plans have under way. Two layers never ask for one page.
-            mark_in_flight(state, self._in_flight)
-            self._marked = True
         count = self._begun[layer : layer + 1]
-        ahead = Ahead(wanted, most, self._room, manager.backing.frame_at, self._in_flight, manager.figures.cause)
+        ahead = Ahead(wanted, most, self._room, manager.backing.frame_at, manager.figures.cause)
         begun, slots = begin_ahead(state, pages, ahead, count, keep=manager.low, why=int(Cause.STEP))
         self._flights[layer] = _Flight(begun, slots, self._copy(layer, begun, slots, count))
 

@@ -11,9 +11,7 @@ PLAN = slice(6, 7 + len(PLAN_REASONS))
 BEGUN = slice(PLAN.stop, PLAN.stop + 1 + len(PREFETCH_REASONS))
 LINK_NS = BEGUN.stop
 """That copies of whole steps were on the link: misses, and prefetches begun inside a step."""
-UNKNOWN = LINK_NS + 1
-"""Entries of prefetch lists that no tier has."""
-COUNTS = UNKNOWN + 1
+COUNTS = LINK_NS + 1
 """Words: accesses, hits and prefetched hits (kernels.record), then these, all cumulative."""
 
 
@@ -28,5 +26,3 @@ def add_counts(moved: Movement, new: list[int]) -> None:
     moved.prefetch_pages += new[BEGUN][0]
     for reasons, part in ((PLAN_REASONS, PLAN), (PREFETCH_REASONS, BEGUN)):
         moved.entries_rejected.update({r: n for r, n in zip(reasons, new[part][1:], strict=True) if n})
-    if new[UNKNOWN]:
-        moved.entries_rejected["not_stored"] += new[UNKNOWN]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hotset.kernels.prefetch import Begun
 from hotset.kernels.swap_in import rows_of, swap_in
 from hotset.runtime.gpu.backing import DeviceBacking
 from hotset.runtime.gpu.device import Device, Event, Stream
@@ -61,12 +62,12 @@ class DevicePrefetcher:
         """Slots that flights hold at most."""
         return sum(flight.pages.numel() for flight in self._flights)
 
-    def start(
-        self, pages: torch.Tensor, slots: torch.Tensor, generations: torch.Tensor, count: torch.Tensor, *, staged: bool
-    ) -> None:
-        """Copy the first `count` ([1] int32) of `pages` into `slots`, both [n] int32 on the device, -1 behind them."""
-        copied = self._stage(pages, slots) if staged else self._copy(pages, slots, count)
-        self._flights.append(Flight(pages, slots, generations, copied))
+    def start(self, begun: Begun, *, staged: bool) -> None:
+        """Copy what has begun, all on the device."""
+        pages, slots = begun.pages, begun.slots
+        # The low half of a count is one of 32 bits, as the copies take it.
+        copied = self._stage(pages, slots) if staged else self._copy(pages, slots, begun.counts.view(torch.int32)[:1])
+        self._flights.append(Flight(pages, slots, begun.generations, copied))
 
     def arrived(self, *, wait: bool) -> list[Flight]:
         """Finished flights. `wait`: all, and the demand stream goes on only behind their copies."""

@@ -39,6 +39,8 @@ class Program:
         captures: bool,
     ) -> None:
         self.inputs, self.captures = inputs, captures
+        self.seconds = 0.0
+        """that the host waited for the last pass, once it had launched it"""
         self._device, self._make, self._compute = device, make, compute
         self._passes = 0
         self._shape: object = None

@@ -12,12 +12,9 @@ from collections.abc import Sequence
 
 import torch
 
-from hotset.kernels.apply_plan import REASONS as PLAN_REASONS
-from hotset.kernels.apply_plan import apply_plan
 from hotset.kernels.fold import fold
 from hotset.kernels.held import give_back_slots, held_level, hold_slots
-from hotset.kernels.prefetch import REASONS as PREFETCH_REASONS
-from hotset.kernels.prefetch import begin_prefetch, commit_prefetch
+from hotset.kernels.prefetch import commit_prefetch
 from hotset.kernels.reclaim import reclaim
 from hotset.kernels.record import Accessed, Recorded, record
 from hotset.kernels.release import release
@@ -25,14 +22,13 @@ from hotset.kernels.resolve import Resolved, resolve
 from hotset.kernels.state import FREE, LIVE, PINNED
 from hotset.kernels.swap_in import rows_of, swap_in
 from hotset.protos.heat import DECAY
-from hotset.runtime.figures import Cause
 from hotset.runtime.gpu.ahead import AheadFlights
-from hotset.runtime.gpu.answers import PlanAnswers, Tell
 from hotset.runtime.gpu.backing import DeviceBacking
 from hotset.runtime.gpu.changes import Changes
-from hotset.runtime.gpu.counts import BEGUN, COUNTS, DEMAND_PAGES, LINK_NS, PLAN, STALL_NS, UNKNOWN, WASTED, add_counts
+from hotset.runtime.gpu.counts import COUNTS, DEMAND_PAGES, LINK_NS, STALL_NS, WASTED, add_counts
 from hotset.runtime.gpu.device import Device, Stream
-from hotset.runtime.gpu.prefetch import DevicePrefetcher, copy_engine_wins
+from hotset.runtime.gpu.plans import DevicePlans, Tell, rejected_of
+from hotset.runtime.gpu.prefetch import DevicePrefetcher
 from hotset.runtime.residency import Int32, ResidencyManager
 
 
@@ -63,11 +59,11 @@ class DeviceResidency(ResidencyManager):
         self.pass_tokens = 1
         """Tokens of the forward pass that a prefetch begun now would overlap."""
         self._bytes = rows_of(self.rows)
-        self._flights = DevicePrefetcher(device, backing, self.rows)
+        self.flights = DevicePrefetcher(device, backing, self.rows)
         self.ahead: AheadFlights | None = None  # of steps that look ahead; figures by layer are kept for them
         self._link_time = 0.0
         self._changes = Changes(self.state)
-        self._answers = PlanAnswers(device)
+        self._plans = DevicePlans(self)
         self._generation = [0] * groups
         self._tails: set[int] = set()
         self._held, self._tick, self._tick_open = 0, 0, False
@@ -177,10 +173,10 @@ class DeviceResidency(ResidencyManager):
 
     def make_way(self, slots: int) -> None:
         """Before a layer or a tail needs `slots` at once: end all flights if those that they hold might be missing."""
-        if self.hot_slots() - self._flights.filling < slots:
+        if self.hot_slots() - self.flights.filling < slots:
             self.commit_prefetches(wait=True)
         if self.ahead is not None:
-            self.ahead.open_room(self.hot_slots() - self._flights.filling - slots)
+            self.ahead.open_room(self.hot_slots() - self.flights.filling - slots)
 
     def _ensure_evictable(self, count: int) -> None:
         if self.state.slots - self._pinned_slots < count:
@@ -195,7 +191,7 @@ class DeviceResidency(ResidencyManager):
         if self.ahead is not None:
             self.figures.begin_step()
         self.commit_prefetches()
-        self._answers.deliver()
+        self._plans.deliver()
 
     def end_step(self) -> None:
         """See ResidencyManager. Prefetches of a step take their victims from a larger reserve, refilled behind it."""
@@ -293,18 +289,11 @@ class DeviceResidency(ResidencyManager):
         self, pages: torch.Tensor, generations: torch.Tensor, values: torch.Tensor, *, epoch_tick: int, until_tick: int
     ) -> Counter[str]:
         """See ResidencyManager; waits for the counts, which `follow` does not."""
-        counts = self._apply(pages, generations, values, epoch_tick, until_tick).tolist()
-        self.read_counts(self.counts.tolist())
-        return Counter({r: n for r, n in zip(PLAN_REASONS, counts[1:], strict=True) if n})
+        return self._rejected(self._plans.enter((pages, generations, values), None, epoch_tick, until_tick))
 
     def prefetch(self, pages: torch.Tensor, generations: torch.Tensor) -> Counter[str]:
         """See ResidencyManager; waits for the counts, which `follow` does not."""
-        if not pages.numel():
-            return Counter()
-        counts, unknown = self._begin(pages, generations)
-        rejected = Counter({r: n for r, n in zip(PREFETCH_REASONS, counts.tolist()[1:], strict=True) if n})
-        self.read_counts(self.counts.tolist())
-        return rejected + Counter(not_stored=int(unknown))
+        return self._rejected(self._plans.enter(None, (pages, generations)))
 
     def follow(
         self,
@@ -316,44 +305,11 @@ class DeviceResidency(ResidencyManager):
         tell: Tell,
     ) -> None:
         """See ResidencyManager. `tell` is called at a later safe point, when the counts have arrived."""
-        counts = [self._apply(*values, epoch_tick, until_tick)]
-        if prefetch[0].numel():
-            counts += self._begin(*prefetch)
-        self._answers.expect(torch.cat(counts), tell)
+        self._plans.expect(self._plans.enter(values, prefetch, epoch_tick, until_tick), tell)
 
-    def _apply(
-        self, pages: torch.Tensor, generations: torch.Tensor, values: torch.Tensor, epoch_tick: int, until_tick: int
-    ) -> torch.Tensor:
-        if not pages.numel():
-            return torch.zeros(1 + len(PLAN_REASONS), dtype=torch.int64, device=self.device.place)
-        counts = apply_plan(self.state, *map(self._ids, (pages, generations, values)),
-                            epoch_tick=epoch_tick, until_tick=until_tick)  # fmt: skip
-        self.counts[PLAN] += counts
-        return counts
-
-    def _begin(self, pages: torch.Tensor, generations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Begin a flight; returns begin_prefetch's counts, and [1] how many of `pages` no tier has."""
-        entries, generations = self._ids(pages), self._ids(generations)
-        inside = (entries >= 0) & (entries < self.state.slot_of.numel())
-        lost = inside & ~self._stored(pages, torch.where(inside, entries, 0).long())
-        unknown = lost.sum()[None]
-        # As -1 the entry counts as out of range, which is the first of the reasons.
-        begun, slots, counts = begin_prefetch(self.state, torch.where(lost, -1, entries), generations, keep=self.low)
-        counts[1:2] -= unknown
-        self.counts[BEGUN] += counts
-        self.counts[UNKNOWN] += unknown[0]
-        if self.ahead is not None:
-            self.figures.begun(Cause.PLAN, begun, slots)
-        fresh = self.state.generation[begun.clamp(min=0).long() // self.lanes].long()
-        staged = self.eager or copy_engine_wins(self.pass_tokens)
-        self._flights.start(begun, slots, fresh, counts[:1].to(torch.int32), staged=staged)
-        return counts, unknown
-
-    def _stored(self, pages: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        """Which of `pages` (the host's; `there` the same on the device, 0 for those that are none) a tier has."""
-        if not self.eager:
-            return self.backing.frame_at[there] >= 0
-        return self._ids(self.backing.has(pages.clamp(0, self.state.slot_of.numel() - 1).long()))
+    def _rejected(self, counts: torch.Tensor) -> Counter[str]:
+        self.read_counts(self.counts.tolist())
+        return rejected_of(counts.tolist())
 
     def wanted_ahead(self, layer: int) -> torch.Tensor | None:
         """See ResidencyManager."""
@@ -367,9 +323,10 @@ class DeviceResidency(ResidencyManager):
 
     def commit_prefetches(self, *, wait: bool = False) -> None:
         """See ResidencyManager. `wait`: the demand stream waits for the copies; the host only for those it stages."""
-        for flight in self._flights.arrived(wait=wait):
-            visible = commit_prefetch(self.state, flight.pages, flight.slots, flight.generations)
-            self.counts[WASTED] += ((flight.pages >= 0) & ~visible).sum()
+        for flight in self.flights.arrived(wait=wait):
+            commit_prefetch(
+                self.state, flight.pages, flight.slots, flight.generations, wasted=self.counts[WASTED : WASTED + 1]
+            )
 
     def read_counts(self, counts: list[int]) -> None:
         """Bring `moved` up to date with a copy of `counts`."""
@@ -403,8 +360,8 @@ class DeviceResidency(ResidencyManager):
 
     def close(self) -> None:
         """See ResidencyManager."""
-        self._flights.close()
+        self.flights.close()
         self.device.synchronize()
         self.read_counts(self.counts.tolist())
-        self._answers.deliver()
+        self._plans.deliver()
         super().close()

@@ -1,11 +1,13 @@
 """Decode steps on a device: whole passes from captured graphs, one wait a step, for its tokens.
 
-Around a pass, in order: plans and arrived prefetches enter; inputs go up; the pass runs; its tokens start for the host;
-behind them the step is recorded, averages decay, the reserve is refilled and the events leave, while the host
+Around a pass, in order: arrived prefetches enter; inputs go up; the pass runs; its tokens start for the host; behind
+them the step is recorded, averages decay, the reserve is refilled, the events leave and a plan enters, while the host
 already works on the tokens. Nothing of that is waited for.
 """
 
 from __future__ import annotations
+
+import time
 
 import torch
 
@@ -28,9 +30,11 @@ from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.passes import DecodePass
 from hotset.runtime.selectors import Selector
 from hotset.runtime.steering import Steering
-from hotset.runtime.steps import SafePoint, Then
+from hotset.runtime.steps import Follow, SafePoint, Then
 
 BUCKETS = (1, 2, 4, 8, 16, 24)
+PATIENCE = 0.5
+"""Of the time that a step's tokens are waited for, the part in which its end may wait for a plan."""
 _NARROWEST = 64
 
 
@@ -64,7 +68,9 @@ class DeviceSteps:
         self._told: Told | None = None
         self._tell = False
 
-    def run(self, batch: list[Generation], safe_point: SafePoint, then: Then, *, epoch: int, tell: bool) -> list[int]:
+    def run(
+        self, batch: list[Generation], safe_point: SafePoint, then: Then, follow: Follow, *, epoch: int, tell: bool
+    ) -> list[int]:
         """See Steps."""
         safe_point()
         if self._ahead is not None:
@@ -79,7 +85,11 @@ class DeviceSteps:
         arrived = self.device.mark(Stream.DEMAND)
         self._behind(outcome.done, batch, tell)
         then()
+        start = time.perf_counter()
+        if self.manager.tiered:
+            follow(epoch + 1, PATIENCE * program.seconds)
         arrived.synchronize()
+        program.seconds = time.perf_counter() - start
         return self._tokens(batch, outcome, answer.tolist())
 
     def finish(self) -> None:

@@ -145,9 +145,9 @@ class ControlLink:
         """Tell whoever attaches from now on that the loop stands at `epoch`, also while nobody gets step messages."""
         self._epoch = epoch
 
-    def take_plan(self) -> Plan | None:
-        """The newest plan of the lease holder that was not taken yet."""
-        return self._mailbox.take_plan()
+    def take_plan(self, patience: float = 0.0) -> Plan | None:
+        """The newest plan of the lease holder that was not taken yet, or one that comes in `patience` seconds."""
+        return self._mailbox.take_plan(patience)
 
     def take_models(self) -> list[Model]:
         """Models that the lease holder pushed since the last call, oldest first."""

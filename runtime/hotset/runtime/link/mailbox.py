@@ -44,6 +44,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._came = threading.Condition(self._lock)
         self._plan: Plan | None = None
         self._advice: Advice | None = None
         self._lookahead: Lookahead | None = None
@@ -54,6 +55,7 @@ class Mailbox:
         """Leave a plan; returns the one that it supersedes."""
         with self._lock:
             superseded, self._plan = self._plan, plan
+            self._came.notify()
             return superseded
 
     def put(self, message: Advice | Lookahead) -> None:
@@ -70,11 +72,13 @@ class Mailbox:
             self._models.append(model)
             return self._models.popleft() if len(self._models) > MAX_MODELS else None
 
-    def take_plan(self) -> Plan | None:
-        """The newest plan, once."""
-        if self._plan is None:  # asked at every layer, so look before locking
+    def take_plan(self, patience: float = 0.0) -> Plan | None:
+        """The newest plan, once; waits `patience` seconds for one."""
+        if self._plan is None and patience <= 0:  # asked at every layer, so look before locking
             return None
         with self._lock:
+            if self._plan is None:
+                self._came.wait(patience)
             plan, self._plan = self._plan, None
             return plan
 
