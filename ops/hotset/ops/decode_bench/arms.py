@@ -138,7 +138,7 @@ def measure(
             place_all(decoder)
         listener = _Listener(decoder, selector, arm == "2k+lists")
         decoder.steering = listener
-        found = _attached(decoder, steps) if arm == "2k+attached" else _run(decoder, listener, steps)
+        found = _attached(decoder, selector, steps) if arm == "2k+attached" else _run(decoder, listener, steps)
         return replace(found, kernels=kernel_times(decoder, arm, batch)) if profiled else found
     finally:
         decoder.steps.close()
@@ -156,11 +156,16 @@ def _run(decoder: Decoder, listener: _Listener, steps: int) -> Measured:
     return replace(found, events=max(0.0, statistics.median(told) - found.step), tokens=_tokens(decoder))
 
 
-def _attached(decoder: Decoder, steps: int) -> Measured:
+def _attached(decoder: Decoder, selector: ReplaySelector | None, steps: int) -> Measured:
+    """Beside a daemon the same part of the record is replayed as before without one: elsewhere it misses more or less."""
+    begin = selector.step.clone() if selector is not None else None
     _times(decoder, WARM)
     alone, _ = _times(decoder, steps)
     with sidecar(decoder):
         steered(decoder)
+        if selector is not None and begin is not None:
+            selector.step.copy_(begin)
+        _times(decoder, WARM)
         found = _measured(decoder, steps)
     return replace(found, events=found.step - statistics.median(alone))
 
