@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from hotset.ops.cli import build
-from hotset.ops.decode_bench.arms import ARMS, Measured, measure
+from hotset.ops.decode_bench.arms import ARMS, TURNS, Measured, measure
 from hotset.ops.decode_bench.heads import random_heads
 from hotset.ops.decode_bench.replay import Replay
 from hotset.ops.decode_bench.run import run
@@ -83,11 +83,12 @@ def test_as_a_user_calls_it_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_daemon_steers_the_arm_that_is_attached(model: Any, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOTSET_RUNTIME_DIR", "/nowhere")
-    found = measure("2k+attached", TINY, model, None, 3, 20, replay, InlineDevice())
+    found = measure("2k+attached", TINY, model, None, 3, 4, replay, InlineDevice())
     assert found.moved_bytes > 0
     assert os.environ["HOTSET_RUNTIME_DIR"] == "/nowhere"
-    # Until enough of its plans were applied.
-    assert 1 + 12 + 2 * 20 + PLANS <= len(found.tokens[0]) <= 1 + 12 + 2 * 20 + STEPS
+    # Until enough of its plans were applied, and then in turn without it and beside it.
+    turns = TURNS * 2 * (12 + 4)
+    assert 1 + turns + PLANS <= len(found.tokens[0]) <= 1 + turns + STEPS
 
 
 def test_a_daemon_that_cannot_run_is_told_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:

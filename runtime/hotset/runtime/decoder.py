@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from hotset.kernels import apply_plan, prefetch
 from hotset.protos.errors import CapacityError, ConfigError
 from hotset.protos.messages import StepStats
 from hotset.protos.transport import CurveKeys
@@ -120,9 +119,7 @@ class Decoder:
 
         `endpoint` and `keys` are those of ControlLink.
         """
-        if self.kv.device is None:
-            apply_plan.warm_up()
-            prefetch.warm_up()
+        self.kv.manager.warm_up_plans()
         link = ControlLink(
             model=self.kv.shape.name,
             geometry=self.kv.geometry,

@@ -17,9 +17,11 @@ import torch
 
 from hotset.kernels.apply_plan import REASONS as PLAN_REASONS
 from hotset.kernels.apply_plan import apply_plan
+from hotset.kernels.apply_plan import warm_up as warm_up_values
 from hotset.kernels.held import give_back_slots, held_level, hold_slots, lend_slots
 from hotset.kernels.prefetch import REASONS as PREFETCH_REASONS
 from hotset.kernels.prefetch import begin_prefetch, commit_prefetch
+from hotset.kernels.prefetch import warm_up as warm_up_fetches
 from hotset.kernels.reclaim import reclaim
 from hotset.kernels.release import release
 from hotset.kernels.reserve import evict_pages, reserve_level
@@ -311,6 +313,11 @@ class ResidencyManager:
 
     def overlaps(self, tokens: int) -> None:
         """Prefetches from now on run beside a forward pass of `tokens` tokens, which may decide how they are copied."""
+
+    def warm_up_plans(self) -> None:
+        """Compile what `follow` needs, before a plan comes for which a step would wait."""
+        warm_up_values()
+        warm_up_fetches()
 
     def follow(
         self,

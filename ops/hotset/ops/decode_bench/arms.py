@@ -39,6 +39,8 @@ from hotset.runtime.stepping import make_steps
 ARMS = ("hbm", "ample", "2k", "2k+lists", "2k+bare", "2k+learned", "2k+held", "2k+attached")
 WARM = 12
 """Steps before the figures begin: kernels compile, passes are captured, a cold pool fills."""
+TURNS = 3
+"""Measurements beside a daemon, and as many without it."""
 LISTED = 8
 """Entries of a prefetch list a lane and step."""
 
@@ -157,17 +159,31 @@ def _run(decoder: Decoder, listener: _Listener, steps: int) -> Measured:
 
 
 def _attached(decoder: Decoder, selector: ReplaySelector | None, steps: int) -> Measured:
-    """Beside a daemon the same part of the record is replayed as before without one: elsewhere it misses more or less."""
+    """In turn with the daemon and without it, replaying the same part of the record: elsewhere it misses more or less.
+
+    `events` is the median of what each turn beside the daemon adds to the one before it.
+    """
     begin = selector.step.clone() if selector is not None else None
-    _times(decoder, WARM)
-    alone, _ = _times(decoder, steps)
-    with sidecar(decoder):
-        steered(decoder)
+
+    def again() -> None:
         if selector is not None and begin is not None:
             selector.step.copy_(begin)
         _times(decoder, WARM)
-        found = _measured(decoder, steps)
-    return replace(found, events=found.step - statistics.median(alone))
+
+    with sidecar(decoder):
+        steered(decoder)
+        link, nobody = decoder.steering, Steering()
+        found, added = [], []
+        for _ in range(TURNS):
+            decoder.steering = nobody
+            again()
+            alone, _ = _times(decoder, steps)
+            decoder.steering = link
+            again()
+            found.append(_measured(decoder, steps))
+            added.append(found[-1].step - statistics.median(alone))
+    middle = sorted(found, key=lambda turn: turn.step)[TURNS // 2]
+    return replace(middle, events=statistics.median(added), tokens=found[-1].tokens)
 
 
 def _measured(decoder: Decoder, steps: int) -> Measured:

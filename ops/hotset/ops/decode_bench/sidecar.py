@@ -33,7 +33,7 @@ class SidecarError(HotsetError):
 
 @contextmanager
 def sidecar(decoder: Decoder) -> Iterator[subprocess.Popen[bytes]]:
-    """Have `decoder` listen and start `hotset daemon` for it, which logs and plans without training.
+    """Have `decoder` listen and start `hotset daemon` for it, which logs and plans; it neither trains nor advises.
 
     Socket and logs lie below a temporary folder; variables of ours do not reach the daemon. Within, the daemon holds
     the lease. Afterwards it is gone, and nobody steers `decoder`. Raises SidecarError if it never attaches.
@@ -70,7 +70,8 @@ def steered(decoder: Decoder) -> None:
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith("HOTSET_")}
-    told = ["--pid", str(os.getpid()), "--log-dir", str(folder / "logs")]
+    # Advice would change how many sequences run, and so what a step is.
+    told = ["--pid", str(os.getpid()), "--log-dir", str(folder / "logs"), "--no-advice-enabled"]
     with (folder / "said").open("wb") as said:
         return subprocess.Popen(
             [sys.executable, "-m", "hotset.ops", "daemon", *told],

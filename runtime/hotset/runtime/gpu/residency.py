@@ -307,6 +307,10 @@ class DeviceResidency(ResidencyManager):
         """See ResidencyManager. `tell` is called at a later safe point, when the counts have arrived."""
         self._plans.expect(self._plans.enter(values, prefetch, epoch_tick, until_tick), tell)
 
+    def warm_up_plans(self) -> None:
+        """See ResidencyManager."""
+        self._plans.warm_up()
+
     def _rejected(self, counts: torch.Tensor) -> Counter[str]:
         self.read_counts(self.counts.tolist())
         return rejected_of(counts.tolist())

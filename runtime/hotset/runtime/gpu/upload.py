@@ -6,7 +6,8 @@ import torch
 
 from hotset.runtime.gpu.device import Device
 
-_ALIGNED = 8
+_ALIGNED = 16
+"""bytes; kernels are compiled anew for data that is aligned to less"""
 
 
 def upload_together(device: Device, *tensors: torch.Tensor) -> list[torch.Tensor]:
