@@ -17,6 +17,14 @@ def test_half_of_the_reserve_until_the_link_is_known() -> None:
     assert budget.pages(StepStats(reserve=10)) == 5
 
 
+def test_a_step_that_captures_tells_nothing() -> None:
+    budget, stats = MovementBudget(page_bytes=1000, gbps=0.1), StepStats(step_us=200, reserve=1000)
+    budget.observe(stats)
+    known = budget.pages(stats)
+    budget.observe(StepStats(step_us=1_000_000, stall_us=900_000, demand_pages=1, reserve=1000, warming=True))
+    assert budget.pages(stats) == known
+
+
 def test_a_given_rate_times_the_step_less_demand() -> None:
     budget = MovementBudget(page_bytes=1000, gbps=0.1)  # 100 bytes a microsecond
     stats = StepStats(step_us=200, demand_pages=8, reserve=1000)

@@ -26,7 +26,9 @@ class MovementBudget:
     _window_us: float | None = None
 
     def observe(self, stats: StepStats) -> None:
-        """Learn the link's rate and the step's length from one step."""
+        """Learn the link's rate and the step's length from one step, unless it compiled or captured something."""
+        if stats.warming:
+            return
         self._window_us = _smooth(self._window_us, stats.step_us)
         if stats.stall_us and stats.demand_pages:
             rate = stats.demand_pages * self.page_bytes / stats.stall_us

@@ -123,3 +123,4 @@ class StepStats(Frozen):
     entries_applied: Count = Field(0, description="cumulative")
     entries_rejected: Reasons = Field(default_factory=dict, description="by reason, cumulative")
     device_model: Name = Field("", description="version of the model that decided inside the step, empty for none")
+    warming: bool = Field(False, description="the runtime compiled or captured in this step what later ones only run")

@@ -366,6 +366,7 @@ class Decoder:
             entries_applied=manager.moved.entries_applied,
             entries_rejected=dict(manager.moved.entries_rejected),
             device_model=self.ahead.heads.version if self.ahead else "",
+            warming=self.steps.warming,
         )
 
 

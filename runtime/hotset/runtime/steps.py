@@ -28,6 +28,8 @@ class Steps(Protocol):
 
     last: DecodePass | None
     """The pass of the last step, where the host has it."""
+    warming: bool
+    """Whether the last step compiled or captured what later ones only run, so that its time tells nothing of them."""
 
     def run(
         self, batch: list[Generation], safe_point: SafePoint, then: Then, follow: Follow, *, epoch: int, tell: bool
@@ -58,6 +60,7 @@ class HostSteps:
     def __init__(self, kv: PagedKV, forward: Forward, selector: Selector, ahead: Lookahead | None = None) -> None:
         self.kv, self._forward, self._selector, self._ahead = kv, forward, selector, ahead
         self.last: DecodePass | None = None
+        self.warming = False
 
     def run(
         self, batch: list[Generation], safe_point: SafePoint, then: Then, follow: Follow, *, epoch: int, tell: bool

@@ -227,6 +227,25 @@ def test_advice_that_was_not_sent_is_said_again() -> None:
     assert said[1].number > said[0].number
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_steps_that_capture_are_not_what_it_judges_by(told: bool) -> None:
+    """Nothing stalls but steps that compile, which take long; not told of that, it takes them for a slow link."""
+    advisor, state = Advisor(hello("a", CAPACITY), AdviceRules(groups=False, pacing=False)), SessionState(SHAPE)
+    for sequence in range(LIMIT):
+        state.open(opened(sequence))
+    least = 5
+    for epoch in range(1, 60):
+        message = stepped(epoch, list(range(5)), 0)
+        if epoch <= 12:
+            slow = message.stats.model_copy(update={"step_us": 1_000_000, "stall_us": 900_000, "warming": told})
+            message = message.model_copy(update={"stats": slow})
+        state.step(message)
+        advisor.observe(message, state)
+        if (advice := advisor.advise()) is not None and advice.concurrency:
+            least = min(least, advice.concurrency)
+    assert (least == 5) == told
+
+
 def test_switched_off_it_is_silent_and_still_keeps_its_figures() -> None:
     advisor, state = Advisor(hello("a", CAPACITY), AdviceRules(enabled=False)), SessionState(SHAPE)
     state.open(opened(0))

@@ -72,6 +72,8 @@ class Advisor:
         stats = message.stats
         self._epoch, self._steps = message.epoch, self._steps + 1
         self._ghost.observe(message, state)
+        if stats.warming:
+            return
         load = Load(len(message.sequences), stats.waiting + stats.paused, stats.step_us, stats.stall_us)
         if load.running and load.step_us:
             slots = min(stats.hot_slots or self._pool.slots, float(self._pool.hot(np.array(float(load.running)))))

@@ -55,7 +55,7 @@ class InStepSide:
         self.push.observe(step.stats.device_model, step.epoch)
         gauges = self._status.gauges
         gauges.device_model = bool(step.stats.device_model)
-        if self.tally.steps == told:
+        if self.tally.steps == told or step.stats.warming:
             return
         self._judge(self._watch.observe(step))
         gauges.step_precision, gauges.step_coverage = self.tally.overall()

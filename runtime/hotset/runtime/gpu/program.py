@@ -51,6 +51,11 @@ class Program:
         """Whether the pass is replayed from a graph."""
         return self._replay is not None
 
+    @property
+    def warming(self) -> bool:
+        """Whether the last pass was one of those before the capture, or the first after it."""
+        return self._passes <= WARM_UPS + self.captured
+
     def __call__(self, shape: object = None) -> Outcome:
         """One pass over what `inputs` holds; the host does not wait for it.
 

@@ -58,6 +58,7 @@ class DeviceSteps:
         assert kv.device is not None
         self.kv, self.manager, self.device = kv, kv.manager, kv.device
         self.last: DecodePass | None = None
+        self.warming = False
         self._forward, self._selector, self._ahead = forward, selector, ahead
         if ahead is not None:
             self.manager.ahead = AheadFlights(self.manager, fetches=kv.config.lookahead_prefetch != "off")
@@ -80,6 +81,7 @@ class DeviceSteps:
         needed = len(batch) * self.kv.shape.kv_heads * self.kv.config.selected
         self.manager.make_way(needed)
         outcome = program(self._ahead.shape if self._ahead else None)
+        self.warming = program.warming
         answer = self.device.pinned(tuple(outcome.answer.shape), torch.int64)
         answer.copy_(outcome.answer, non_blocking=True)
         arrived = self.device.mark(Stream.DEMAND)
