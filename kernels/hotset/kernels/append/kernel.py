@@ -11,7 +11,7 @@ import triton.language as tl
 from hotset.kernels.dispatch import next_power_of_two
 
 
-@triton.jit(do_not_specialize=["first_lane"])
+@triton.jit(do_not_specialize=["first_lane"], do_not_specialize_on_alignment=["tails", "offsets"])
 def _append(
     keys, values, slots, bounds, slot_of, tails, offsets, first_lane, lanes,
     HEADS: tl.constexpr, PAGE: tl.constexpr, DIM: tl.constexpr, DIMS: tl.constexpr,

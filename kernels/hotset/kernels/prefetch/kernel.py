@@ -201,7 +201,7 @@ def _begin_ahead(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["total", "lanes"])
+@triton.jit(do_not_specialize=["total", "lanes"], do_not_specialize_on_alignment=["wasted"])
 def _commit(
     pages, slots, generations, visible, wasted, slot_of, page_of, kind, prefetched, in_flight, last_used, value_until,
     generation, tick_at, total, lanes,
@@ -228,7 +228,7 @@ def _commit(
         tl.atomic_add(wasted, lost, mask=lost > 0, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["wasted"])
 def _commit_ahead(
     pages, slots, count, wasted, slot_of, page_of, kind, prefetched, in_flight, last_used, value_until, tick_at,
     BLOCK: tl.constexpr,

@@ -23,16 +23,16 @@ WEIGHT = tl.constexpr((1 - DECAY) / DECAY)
 SELECTED, HIT, PREFETCHED = (tl.constexpr(int(flag)) for flag in AccessFlag)
 
 
-@triton.jit(do_not_specialize=["longest"])
+@triton.jit(do_not_specialize=["longest", "batch"])
 def _record(
     ids, scores, hit, prefetched, groups_of, average, counts, out_ids, out_scores, out_flags, longest,
-    LAYERS: tl.constexpr, BATCH: tl.constexpr, HEADS: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    batch, LAYERS: tl.constexpr, HEADS: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     BLOCK: tl.constexpr, MARGIN: tl.constexpr, WRITE: tl.constexpr,
 ):  # fmt: skip
     lane = tl.program_id(0).to(tl.int64)
     head = lane % HEADS
-    row = (lane // HEADS) % BATCH
-    layer = lane // (HEADS * BATCH)
+    row = (lane // HEADS) % batch
+    layer = lane // (HEADS * batch)
     j = tl.arange(0, BLOCK)
     page = tl.load(ids + lane * N + j, mask=j < N, other=-1)
     there = page >= 0
@@ -65,6 +65,6 @@ def launch(step: Accessed, average: torch.Tensor, counts: torch.Tensor, by_margi
     _record[(layers * batch * heads,)](
         step.ids, step.scores, step.hit.view(torch.uint8), step.prefetched.view(torch.uint8), step.groups_of,
         average, counts, *into, step.groups_of.shape[1],
-        LAYERS=layers, BATCH=batch, HEADS=heads, N=n, K=step.hit.shape[3], BLOCK=next_power_of_two(n),
+        batch, LAYERS=layers, HEADS=heads, N=n, K=step.hit.shape[3], BLOCK=next_power_of_two(n),
         MARGIN=by_margin, WRITE=out is not None, num_warps=4,
     )  # fmt: skip

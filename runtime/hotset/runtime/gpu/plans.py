@@ -11,8 +11,7 @@ import torch
 from hotset.kernels.apply_plan import REASONS as PLAN_REASONS
 from hotset.kernels.apply_plan import apply_plan
 from hotset.kernels.prefetch import REASONS as PREFETCH_REASONS
-from hotset.kernels.prefetch import begin_prefetch, commit_prefetch
-from hotset.kernels.state import ResidencyState
+from hotset.kernels.prefetch import begin_prefetch
 from hotset.runtime.figures import Cause
 from hotset.runtime.gpu.counts import BEGUN, PLAN
 from hotset.runtime.gpu.device import Event, Stream
@@ -52,15 +51,13 @@ class DevicePlans:
         self._waiting: list[tuple[Event, torch.Tensor, Tell]] = []
 
     def warm_up(self) -> None:
-        """Compile what a plan needs, before one comes for which a step would wait; changes nothing."""
-        manager, place = self._manager, self._manager.device.place
-        state = ResidencyState.create(slots=1, groups=1, layers=1, kv_heads=1, device=place)
-        entry = [none.new_full((1,), -1) for none in (_IDS, _GENERATIONS, _NUMBERS)]
-        page, generation, value = upload_together(manager.device, *entry)
-        apply_plan(state, page, generation, value, epoch_tick=0, until_tick=0)
-        frames = None if manager.eager else state.slot_of
-        begun = begin_prefetch(state, page, generation, keep=0, frame_of=frames)
-        commit_prefetch(state, *begun[:3], wasted=begun.counts[:1])
+        """Compile what a plan needs, before one comes for which a step would wait. It is of a page that is none."""
+        manager = self._manager
+        entry = (none.new_full((1,), -1) for none in (_IDS, _GENERATIONS, _NUMBERS))
+        counts, page, generation, value = upload_together(manager.device, torch.zeros(FETCHES.stop).long(), *entry)
+        apply_plan(manager.state, page, generation, value, epoch_tick=0, until_tick=0, counts=counts[VALUES])
+        self._begin(page, generation, counts[FETCHES])
+        manager.commit_prefetches(wait=True)
 
     def enter(
         self, values: Values | None, fetches: Fetches | None, epoch_tick: int = 0, until_tick: int = 0

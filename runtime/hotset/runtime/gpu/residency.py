@@ -67,7 +67,8 @@ class DeviceResidency(ResidencyManager):
         self._generation = [0] * groups
         self._tails: set[int] = set()
         self._held, self._tick, self._tick_open = 0, 0, False
-        self._seen = [0] * COUNTS
+        self.heard = [0] * COUNTS
+        """`counts` as of the last step's answer"""
 
     @property
     def eager(self) -> bool:
@@ -334,8 +335,8 @@ class DeviceResidency(ResidencyManager):
 
     def read_counts(self, counts: list[int]) -> None:
         """Bring `moved` up to date with a copy of `counts`."""
-        new = [now - then for now, then in zip(counts, self._seen, strict=True)]
-        self._seen = counts
+        new = [now - then for now, then in zip(counts, self.heard, strict=True)]
+        self.heard = counts
         add_counts(self.moved, new)
         self._stall += new[STALL_NS] * 1e-9
         self._link_time += new[LINK_NS] * 1e-9

@@ -44,6 +44,8 @@ class EventRing:
         """Steps that found no record."""
         self.counts = [0] * COUNTS
         """As of the last message: the thread's."""
+        self.gap = True
+        """Whether the step before was not told."""
         self.changes = Changes(self.manager.state)
 
     @property
@@ -78,6 +80,7 @@ class Told:
         self._ring = ring
         self.recorded: Recorded | None = None
         self._host: list[torch.Tensor] = []
+        self._before: list[int] | None = None
         self._room: tuple[int, ...] = ()
         self._most = 0
         self._distance: list[int] | None = None
@@ -125,7 +128,12 @@ class Told:
     def describe(
         self, sequences: list[Sequence], epoch: int, stats: StepStats, new: list[tuple[int, int, int]]
     ) -> None:
-        """What the host knows of the step; from here on the record is the thread's."""
+        """What the host knows of the step; from here on the record is the thread's.
+
+        Behind a gap the step's movement is what the device has counted since the host last heard of it, not since the
+        last message.
+        """
+        self._before, self._ring.gap = (self._ring.manager.heard if self._ring.gap else None), False
         self._epoch, self._stats, self._new = epoch, stats, new
         self._ids = [s.id for s in sequences]
         self._lengths = np.array([s.length for s in sequences], "<i4")
@@ -136,7 +144,10 @@ class Told:
         copied: Event = self._copied
         copied.synchronize()
         try:
-            return self._make() if int(self._host[3][:2].max()) <= self._most else None
+            if int(self._host[3][:2].max()) <= self._most:
+                return self._make()
+            self._ring.counts = self._host[3][4 : 4 + COUNTS].tolist()
+            return None
         finally:
             self._ring.give_back(self)
 
@@ -174,9 +185,9 @@ class Told:
         return {"by_layer": figures, **lookahead_ranks(self._distance, ranks)}
 
     def _completed(self, numbers: list[int]) -> StepStats:
-        """The stats, with what the device has counted since the last message."""
+        """The stats, with what the device has counted since the step before."""
         _, _, reserve, free, *counts = numbers[: 4 + COUNTS]
-        new = [now - then for now, then in zip(counts, self._ring.counts, strict=True)]
+        new = [now - then for now, then in zip(counts, self._before or self._ring.counts, strict=True)]
         self._ring.counts = counts
         prefetched = new[BEGUN][0]
         return self._stats.model_copy(

@@ -8,6 +8,7 @@ already works on the tokens. Nothing of that is waited for.
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import torch
 
@@ -33,6 +34,8 @@ from hotset.runtime.steering import Steering
 from hotset.runtime.steps import Follow, SafePoint, Then
 
 BUCKETS = (1, 2, 4, 8, 16, 24)
+CAPTURE_AFTER = 64
+"""Steps that a shape of batch is served by a larger program, if there is one, before it gets one of its own."""
 PATIENCE = 0.5
 """Of the time that a step's tokens are waited for, the part in which its end may wait for a plan."""
 _NARROWEST = 64
@@ -64,10 +67,11 @@ class DeviceSteps:
             self.manager.ahead = AheadFlights(self.manager, fetches=kv.config.lookahead_prefetch != "off")
         self._captures = graphs and selector.capturable and not self.manager.eager
         self.programs: dict[tuple[int, int], Program] = {}
+        self._asked: Counter[tuple[int, int]] = Counter()
         self.ring = EventRing(kv)
         self.outbox = Outbox()
         self._told: Told | None = None
-        self._tell = False
+        self._has_told = False
 
     def run(
         self, batch: list[Generation], safe_point: SafePoint, then: Then, follow: Follow, *, epoch: int, tell: bool
@@ -101,6 +105,7 @@ class DeviceSteps:
         """See Steps. A step that found no room in the ring is counted and leaves a gap."""
         new, self.kv.new_groups = self.kv.new_groups, []
         if self._told is None:
+            self.ring.gap = True
             steering.lose_step()
             return
         told, self._told = self._told, None
@@ -116,13 +121,25 @@ class DeviceSteps:
         self.outbox.close()
 
     def _program(self, batch: list[Generation]) -> Program:
-        shape = bucket(len(batch)), table_width(max(len(g.sequence.groups) for g in batch))
+        wanted = bucket(len(batch)), table_width(max(len(g.sequence.groups) for g in batch))
+        shape = self._served(*wanted)
         if shape not in self.programs:
             inputs = StepInputs(self.device, *shape, self.kv.page_size)
             self.programs[shape] = Program(
                 self.device, inputs, self._make, self._forward.compute, captures=self._captures
             )
         return self.programs[shape]
+
+    def _served(self, rows: int, width: int) -> tuple[int, int]:
+        """The shape of program for a step: a larger captured one for as long as a smaller one might soon be idle again.
+
+        To capture takes as long as dozens of steps, and rows that are padded cost little.
+        """
+        self._asked[rows, width] += 1
+        if (rows, width) in self.programs or self._asked[rows, width] > CAPTURE_AFTER:
+            return rows, width
+        fits = [s for s, p in self.programs.items() if p.captured and s[0] >= rows and s[1] >= width]
+        return min(fits, default=(rows, width))
 
     def _make(self, inputs: StepInputs) -> DevicePass:
         return DevicePass(self.kv, self._selector, inputs, self._ahead)
@@ -134,6 +151,9 @@ class DeviceSteps:
         if self._told is not None:  # a step that failed before it was published
             self.ring.give_back(self._told)
         self._told = self.ring.take(len(batch), done) if tell else None
+        self.ring.gap |= not tell
+        self.warming |= tell and not self._has_told
+        self._has_told |= tell
         self.manager.record(done.accessed(), None if self._told is None else self._told.recorded)
         self.manager.count_layers(done.resolved)
         self.manager.fold()
