@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,9 +36,6 @@ from hotset.runtime.steps import Steps
 _ROWS = 4
 """Rows of a decode step at least, where more than one sequence may run: with fewer, matrix products on a CPU take
 other paths that round otherwise, and a sequence's tokens would depend on who runs beside it."""
-
-
-SWITCH_SECONDS = 1e-4
 
 
 @dataclass(frozen=True)
@@ -121,10 +117,8 @@ class Decoder:
     def listen(self, *, endpoint: str | None = None, keys: CurveKeys | None = None) -> None:
         """Publish this process, so that `hotset ps` finds it and a daemon may attach; `close` ends it.
 
-        `endpoint` and `keys` are those of ControlLink. Threads of this process hand over the interpreter more readily
-        from then on: at its default a step that has its tokens could wait 5 ms for one that reads a message.
+        `endpoint` and `keys` are those of ControlLink.
         """
-        sys.setswitchinterval(min(SWITCH_SECONDS, sys.getswitchinterval()))
         self.kv.manager.warm_up_plans()
         link = ControlLink(
             model=self.kv.shape.name,

@@ -1,4 +1,8 @@
-"""Messages leave on a thread, in the order in which they were put; a step's waits there until its copies have come."""
+"""Messages leave on a thread, in the order in which they were put; a step's waits there until its copies have come.
+
+The copies come just as the decode loop has the step's tokens and is about to launch the next pass, while the device
+waits for it. Both need the interpreter, so the thread does its work once the pass is launched.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,16 @@ logger = logging.getLogger(__name__)
 Making = Callable[[], Published | None]
 
 
+LONGEST_PAUSE = 0.05
+"""seconds"""
+
+
 class Outbox:
     """Starts its thread with the first message. `put` never waits."""
 
     def __init__(self) -> None:
+        self._goes = threading.Event()
+        self._goes.set()
         self._queue: SimpleQueue[tuple[Steering, Making] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -28,8 +38,17 @@ class Outbox:
             self._thread.start()
         self._queue.put((steering, making))
 
+    def pause(self) -> None:
+        """The loop needs the interpreter for itself, until `go` but for no longer than LONGEST_PAUSE."""
+        self._goes.clear()
+
+    def go(self) -> None:
+        """The thread may work."""
+        self._goes.set()
+
     def close(self) -> None:
         """Send everything that was put; a second call does nothing."""
+        self.go()
         thread, self._thread = self._thread, None
         if thread is not None:
             self._queue.put(None)
@@ -37,6 +56,7 @@ class Outbox:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
+            self._goes.wait(LONGEST_PAUSE)
             steering, making = item
             try:
                 message = making()

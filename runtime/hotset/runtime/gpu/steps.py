@@ -90,11 +90,13 @@ class DeviceSteps:
         answer.copy_(outcome.answer, non_blocking=True)
         arrived = self.device.mark(Stream.DEMAND)
         self._behind(outcome.done, batch, tell)
+        self.outbox.go()
         then()
         start = time.perf_counter()
         if self.manager.tiered:
             follow(epoch + 1, PATIENCE * program.seconds)
         arrived.synchronize()
+        self.outbox.pause()
         program.seconds = time.perf_counter() - start
         return self._tokens(batch, outcome, answer.tolist())
 
