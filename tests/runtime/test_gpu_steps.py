@@ -154,6 +154,21 @@ def test_the_first_step_that_is_told_tells_of_itself(model: Any, backend: str) -
     assert sum(told) > 0
 
 
+def test_a_plan_enters_while_the_step_before_it_runs(model: Any) -> None:
+    """On a device the host would only wait there; on a CPU a plan may enter at every layer of its step."""
+    asked: list[tuple[int, bool]] = []
+
+    class Asking(Listener):
+        def apply(self, manager: ResidencyManager, epoch: int, patience: float = 0.0) -> None:
+            asked.append((epoch, patience > 0))
+
+    decode(opened(model, "inline", 6, hbm_pages=SMALLEST), Asking())
+    assert asked == [(1, False)] + [(epoch, True) for epoch in range(2, 6)]
+    asked.clear()
+    decode(opened(model, "cpu", 6, hbm_pages=SMALLEST), Asking())
+    assert set(asked) == {(epoch, False) for epoch in range(5)}
+
+
 class NoGraphs(InlineDevice):
     """A device that captures nothing."""
 

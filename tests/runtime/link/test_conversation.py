@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import numpy as np
 from link_bench import (
@@ -65,6 +66,17 @@ def test_the_newest_plan_wins_and_the_older_is_acknowledged(bench: Bench) -> Non
     assert plan.number == 2
     assert bench.link.take_plan() is None
     assert bench.link.counters.plans_superseded == 1
+
+
+def test_the_loop_may_wait_for_a_plan(bench: Bench) -> None:
+    peer = bench.controller()
+    assert bench.link.take_plan(0.001) is None
+    sender = threading.Timer(0.05, peer.send, [make_plan(1)])
+    sender.start()
+    plan = bench.link.take_plan(20.0)
+    sender.join()
+    assert plan is not None
+    assert bench.link.take_plan() is None
 
 
 def test_a_plan_number_must_grow(bench: Bench) -> None:

@@ -1,34 +1,34 @@
 """Messages leave on a thread, in the order in which they were put; a step's waits there until its copies have come.
 
 The copies come just as the decode loop has the step's tokens and is about to launch the next pass, while the device
-waits for it. Both need the interpreter, so the thread does its work once the pass is launched.
+waits for it. Whoever wakes there takes the interpreter from the loop, so until the pass is launched the loop holds back
+what it puts.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from hotset.runtime.link.control import Published
 from hotset.runtime.steering import Steering
 
 logger = logging.getLogger(__name__)
 Making = Callable[[], Published | None]
-
-
 LONGEST_PAUSE = 0.05
-"""seconds"""
+"""Seconds after which what is held back leaves at any rate: no other step has come."""
 
 
 class Outbox:
-    """Starts its thread with the first message. `put` never waits."""
+    """Starts its thread with the first message. `put`, `pause` and `go` never wait, and are the loop's."""
 
     def __init__(self) -> None:
-        self._goes = threading.Event()
-        self._goes.set()
         self._queue: SimpleQueue[tuple[Steering, Making] | None] = SimpleQueue()
+        self._held: deque[tuple[Steering, Making]] = deque()
+        self._pauses = False
         self._thread: threading.Thread | None = None
 
     def put(self, steering: Steering, making: Making) -> None:
@@ -36,27 +36,46 @@ class Outbox:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="hotset-events", daemon=True)
             self._thread.start()
-        self._queue.put((steering, making))
+        if self._pauses:
+            self._held.append((steering, making))
+        else:
+            self._queue.put((steering, making))
 
     def pause(self) -> None:
-        """The loop needs the interpreter for itself, until `go` but for no longer than LONGEST_PAUSE."""
-        self._goes.clear()
+        """Hold back what is put from here on, until `go`."""
+        self._pauses = True
 
     def go(self) -> None:
-        """The thread may work."""
-        self._goes.set()
+        """Let what was held back leave."""
+        self._pauses = False
+        while (item := self._next_held()) is not None:
+            self._queue.put(item)
 
     def close(self) -> None:
         """Send everything that was put; a second call does nothing."""
-        self.go()
         thread, self._thread = self._thread, None
+        self.go()
         if thread is not None:
             self._queue.put(None)
             thread.join()
 
+    def _next_held(self) -> tuple[Steering, Making] | None:
+        try:
+            return self._held.popleft()
+        except IndexError:
+            return None
+
+    def _next(self) -> tuple[Steering, Making] | None:
+        """The next message, None at the end."""
+        while True:
+            try:
+                return self._queue.get(timeout=LONGEST_PAUSE)
+            except Empty:
+                if (item := self._next_held()) is not None:
+                    return item
+
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            self._goes.wait(LONGEST_PAUSE)
+        while (item := self._next()) is not None:
             steering, making = item
             try:
                 message = making()

@@ -192,7 +192,6 @@ class DeviceResidency(ResidencyManager):
         if self.ahead is not None:
             self.figures.begin_step()
         self.commit_prefetches()
-        self._plans.deliver()
 
     def end_step(self) -> None:
         """See ResidencyManager. Prefetches of a step take their victims from a larger reserve, refilled behind it."""
@@ -307,6 +306,10 @@ class DeviceResidency(ResidencyManager):
     ) -> None:
         """See ResidencyManager. `tell` is called at a later safe point, when the counts have arrived."""
         self._plans.expect(self._plans.enter(values, prefetch, epoch_tick, until_tick), tell)
+
+    def answer_plans(self) -> None:
+        """Tell what became of plans, as far as it is known."""
+        self._plans.deliver()
 
     def warm_up_plans(self) -> None:
         """See ResidencyManager."""

@@ -91,6 +91,7 @@ class DeviceSteps:
         arrived = self.device.mark(Stream.DEMAND)
         self._behind(outcome.done, batch, tell)
         self.outbox.go()
+        self.manager.answer_plans()
         then()
         start = time.perf_counter()
         if self.manager.tiered:
