@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
-import subprocess
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from checkpoints import write_checkpoint
 from prometheus_client.parser import text_string_to_metric_families
-from queries import ALERTS, Query, alerts, dashboard
+from prometheus_server import PROMETHEUS, Prometheus, free_port
+from queries import Query, alerts, dashboard
 from sandbox import Hotset, until
 
 pytestmark = pytest.mark.e2e
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample.parquet"
-CONFIG = """
-global: {{scrape_interval: 500ms, evaluation_interval: 500ms}}
-rule_files: [{alerts}]
-scrape_configs: [{{job_name: hotset, static_configs: [{{targets: ["127.0.0.1:{port}"]}}]}}]
-"""
-PROMETHEUS = shutil.which("prometheus")
 
 
 class Live(NamedTuple):
@@ -43,12 +33,6 @@ class Live(NamedTuple):
         """For each selector of a query, what it finds."""
         shown = self.scrape()
         return [[n for n, labels in shown if s.takes(n, dict(labels))] for s in query.selectors if s.name != "up"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -81,40 +65,13 @@ def test_a_live_daemon_shows_what_is_asked_for(live: Live, query: Query) -> None
 
 @pytest.mark.skipif(PROMETHEUS is None, reason="needs prometheus")
 def test_prometheus_answers_every_panel_and_evaluates_every_rule(live: Live) -> None:
-    (live.folder / "prometheus.yml").write_text(CONFIG.format(alerts=ALERTS, port=live.port))
-    address = f"127.0.0.1:{free_port()}"
-    command = [
-        str(PROMETHEUS), f"--config.file={live.folder}/prometheus.yml", f"--storage.tsdb.path={live.folder}/data",
-        f"--web.listen-address={address}", "--log.level=error",
-    ]  # fmt: skip
+    with Prometheus(live.folder / "prometheus", live.port) as prometheus:
 
-    def ask(path: str, **arguments: str) -> Any:
-        url = f"http://{address}/api/v1/{path}?{urllib.parse.urlencode(arguments)}"
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return json.load(answer)["data"]
+        def answered() -> bool:
+            # A range of four scrapes.
+            return all(prometheus.ask("query", query=q.for_prometheus("2s"))["result"] for q in dashboard())
 
-    def answered() -> bool:
-        # A range of four scrapes.
-        return all(ask("query", query=query.for_prometheus("2s"))["result"] for query in dashboard())
-
-    with subprocess.Popen(command) as prometheus:
-        try:
-            until(lambda: listens(address))
-            until(answered)
-            until(lambda: all(rule["lastEvaluation"] > "1" for rule in rules(ask)))
-            assert {rule["name"] for rule in rules(ask)} == {query.where for query in alerts()}
-            assert [rule["lastError"] for rule in rules(ask) if rule["health"] != "ok"] == []
-        finally:
-            prometheus.terminate()
-
-
-def rules(ask: Any) -> list[dict[str, Any]]:
-    return [rule for group in ask("rules")["groups"] for rule in group["rules"]]
-
-
-def listens(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://{address}/-/ready", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+        until(answered)
+        until(lambda: all(rule["lastEvaluation"] > "1" for rule in prometheus.rules))
+        assert {rule["name"] for rule in prometheus.rules} == {query.where for query in alerts()}
+        assert [rule["lastError"] for rule in prometheus.rules if rule["health"] != "ok"] == []
