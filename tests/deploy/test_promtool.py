@@ -49,6 +49,7 @@ ILL = [
     ("hotset_plans_refused_total", "0+300x180", "HotsetPlansRefused"),
     ("hotset_plans_dropped_total", "0+300x180", "HotsetPlansRefused"),
     ("hotset_models_refused_total", "0x138 1x42", "HotsetModelRefused"),
+    ("hotset_models_refused_total", "_x138 1x42", "HotsetModelRefused"),
     ("hotset_guard_ok", "0x180", "HotsetGuardTookOver"),
     ("hotset_retrain_wanted", "1x180", "HotsetRetrainWanted"),
     ("hotset_controller", "0x180", "HotsetNoController"),

@@ -25,7 +25,7 @@ pytestmark = [
 ]
 ALL = os.environ.get("ALERTS") == "all"
 WELL_SCRAPES = 8
-PATIENCE = 180.0
+PATIENCE = 90.0
 
 
 class Case(NamedTuple):
@@ -39,9 +39,9 @@ class Case(NamedTuple):
 # Rules that look at rates keep windows of some scrapes; the others need no such care.
 CASES = [
     Case(faults.stopped, 60, {"HotsetDown"}),
+    Case(faults.refused_configuration, 60, {"HotsetReloadRefused"}),
     Case(faults.full_disk, 60, {"HotsetLogFailing"}),
     Case(faults.hung_disk, 600, {"HotsetNotReady"}),
-    Case(faults.refused_configuration, 60, {"HotsetReloadRefused"}),
     Case(faults.somebody_elses, 60, {"HotsetNoController"}),
     Case(faults.starved, 60, {"HotsetShedding", "HotsetPlansLate", "HotsetPlansRefused"}),
     Case(faults.slow_link, 60, {"HotsetStallShareHigh"}),

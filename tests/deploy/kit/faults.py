@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from checkpoints import write_checkpoint
-from sandbox import HOTSET, META, Hotset, planned, until
+from sandbox import HOTSET, META, WAIT, Hotset, planned, until
 
 from hotset.predictor.trace import TraceWriter
 from hotset.protos.messages import AccessFlag
@@ -154,27 +154,29 @@ def unlike_its_training(scene: Scene) -> None:
 
 
 def older_model(scene: Scene) -> None:
-    """A daemon comes back with an older model than the one that a second daemon put in force meanwhile."""
+    """A daemon comes back with a model of its own that is older than what a second daemon put in force meanwhile."""
     folder = scene.hotset.folder
-    for name, trees in (("old", 8), ("new", 9)):
-        train(scene, SAMPLE, name, "--trees", trees, "--rows", 40000)
     write_checkpoint(folder / "checkpoint")
     (folder / "prompt.txt").write_text(" ".join(f"w{j * j % 64}" for j in range(300)))
     decode = scene.hotset.start(
         "decode", "--model", folder / "checkpoint", "--prompt-file", folder / "prompt.txt", "--max-new-tokens", 7800,
         "--page-size", 8, "--selected", 8, "--lookahead", 1, "--threads", 1, "--ignore-eos",
+        # Steps of some length, so that it lasts.
+        "--link-gbps", 1, "--link-latency-us", 2000,
     )  # fmt: skip
-    ours = scene.daemon("--model", folder / "old" / "model")
-    until(lambda: in_force(scene.hotset, scene.hotset.logs))
+    own = "--train", "--train-after", 100, "--swap", "always", "--train-niceness", 0
+    ours = scene.daemon(*own)
+    until(lambda: in_force(scene.hotset, scene.hotset.logs), 3 * WAIT)
     scene.well()
-    ours.kill()
+    ours.terminate()
     ours.wait()
-    other = scene.hotset.start("daemon", "--log-dir", folder / "other", "--model", folder / "new" / "model")
+    train(scene, SAMPLE, "newer", "--trees", 8, "--rows", 40000)
+    other = scene.hotset.start("daemon", "--log-dir", folder / "other", "--model", folder / "newer" / "model")
     until(lambda: in_force(scene.hotset, folder / "other"))
     other.kill()
     other.wait()
     assert decode.poll() is None
-    scene.daemon()
+    scene.daemon(*own)
 
 
 def train(scene: Scene, log: Path, name: str, *options: object) -> None:
@@ -187,7 +189,7 @@ def in_force(hotset: Hotset, logs: Path) -> bool:
     """Whether a daemon that logs there has a model at work inside the step."""
     own, hotset.logs = hotset.logs, logs
     try:
-        return any(status["in_step"]["model"]["state"] == "in force" for status in hotset.statuses())
+        return any(status["in_step"].get("model", {}).get("state") == "in force" for status in hotset.statuses())
     finally:
         hotset.logs = own
 
