@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import pytest
@@ -152,6 +154,21 @@ def test_the_first_step_that_is_told_tells_of_itself(model: Any, backend: str) -
     first = [listener.steps[0], listener.steps[2]]
     assert [step.stats.demand_pages for step in first] == told
     assert sum(told) > 0
+
+
+@pytest.mark.parametrize("backend", GPU_NAMES)
+def test_what_warms_up_before_somebody_steers_changes_nothing(model: Any, backend: str) -> None:
+    decoder = opened(model, backend, 6, hbm_pages=SMALLEST)
+    decoder.step()
+    manager = decoder.kv.manager
+    before, moved = manager.state.clone(), copy.deepcopy(manager.moved)
+    manager.warm_up_steering()
+    decoder.kv.check_integrity()
+    assert manager.moved == moved
+    for field in fields(before):
+        then, now = getattr(before, field.name), getattr(manager.state, field.name)
+        assert torch.equal(then, now) if isinstance(then, torch.Tensor) else then == now, field.name
+    decode(decoder)
 
 
 def test_a_plan_enters_while_the_step_before_it_runs(model: Any) -> None:

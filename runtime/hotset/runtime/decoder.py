@@ -119,7 +119,7 @@ class Decoder:
 
         `endpoint` and `keys` are those of ControlLink.
         """
-        self.kv.manager.warm_up_plans()
+        self.kv.manager.warm_up_steering()
         link = ControlLink(
             model=self.kv.shape.name,
             geometry=self.kv.geometry,

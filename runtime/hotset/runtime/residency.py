@@ -314,8 +314,8 @@ class ResidencyManager:
     def overlaps(self, tokens: int) -> None:
         """Prefetches from now on run beside a forward pass of `tokens` tokens, which may decide how they are copied."""
 
-    def warm_up_plans(self) -> None:
-        """Compile what `follow` needs, before a plan comes for which a step would wait."""
+    def warm_up_steering(self) -> None:
+        """Compile what plans and advice need, before one comes for which a step would wait."""
         warm_up_values()
         warm_up_fetches()
 

@@ -19,7 +19,7 @@ from hotset.kernels.reclaim import reclaim
 from hotset.kernels.record import Accessed, Recorded, record
 from hotset.kernels.release import release
 from hotset.kernels.resolve import Resolved, resolve
-from hotset.kernels.state import FREE, LIVE, PINNED
+from hotset.kernels.state import FREE, LIVE, PINNED, ResidencyState
 from hotset.kernels.swap_in import rows_of, swap_in
 from hotset.protos.heat import DECAY
 from hotset.runtime.gpu.ahead import AheadFlights
@@ -311,9 +311,13 @@ class DeviceResidency(ResidencyManager):
         """Tell what became of plans, as far as it is known."""
         self._plans.deliver()
 
-    def warm_up_plans(self) -> None:
+    def warm_up_steering(self) -> None:
         """See ResidencyManager."""
         self._plans.warm_up()
+        # As many slots as ours: what sorts them is loaded when it is first used, and depends on how many there are.
+        like = ResidencyState.create(slots=self.state.slots, groups=1, layers=1, kv_heads=1, device=self.device.place)
+        like.state.fill_(LIVE)
+        give_back_slots(like, hold_slots(like, 1, self.policy))
 
     def _rejected(self, counts: torch.Tensor) -> Counter[str]:
         self.read_counts(self.counts.tolist())
