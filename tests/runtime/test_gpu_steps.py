@@ -160,6 +160,7 @@ def test_the_first_step_that_is_told_tells_of_itself(model: Any, backend: str) -
 def test_what_warms_up_before_somebody_steers_changes_nothing(model: Any, backend: str) -> None:
     decoder = opened(model, backend, 6, hbm_pages=SMALLEST)
     decoder.step()
+    decoder.kv.check_integrity()  # which has the host hear of what the device has counted
     manager = decoder.kv.manager
     before, moved = manager.state.clone(), copy.deepcopy(manager.moved)
     manager.warm_up_steering()
