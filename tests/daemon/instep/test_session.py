@@ -17,7 +17,7 @@ from hotset.daemon.session import Session
 from hotset.daemon.warmup import warm_up
 from hotset.ops.play import InsideStep
 from hotset.predictor.dataset import Rows
-from hotset.predictor.experiments.fit import device_rows, fit, reuse_rows
+from hotset.predictor.experiments.fit import fit
 from hotset.predictor.lookahead import UseRows
 from hotset.predictor.model import PUSHED_FILE
 from hotset.predictor.trace import Trace, read_trace
@@ -26,23 +26,9 @@ from hotset.protos.errors import ModelError
 from hotset.protos.messages import InStep, LayerFigure
 
 
-@pytest.fixture(scope="module")
-def code(sample: Trace) -> tuple[Rows, Rows, UseRows]:
-    """Of the sample's code: rows of a model, and of its heads for the device."""
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
     warm_up(HeuristicScorer())
-    code = Trace(sample.meta, sample.sequences[:1])
-    values, uses = device_rows(code, fraction=0.2, seed=0)
-    assert uses is not None
-    return reuse_rows(code, fraction=0.05, seed=0), values, uses
-
-
-@pytest.fixture(scope="module")
-def folder(code: tuple[Rows, Rows, UseRows], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with heads for the device."""
-    rows, values, uses = code
-    made = tmp_path_factory.mktemp("model")
-    fit([rows], device=[(values, uses)]).save(made)
-    return made
 
 
 def make_stage(folder: Path, sample: Trace, in_step: InStep | None = None) -> Stage:
