@@ -48,6 +48,7 @@ CASES = [
     Case(faults.more_than_the_pool_holds, 60, {"HotsetHitRatioDropped"}),
     Case(faults.unlike_its_training, 600, {"HotsetGuardTookOver", "HotsetRetrainWanted"}),
     Case(faults.older_model, 60, {"HotsetModelRefused"}),
+    Case(faults.misled, 60, {"HotsetModelWithdrawn"}),
 ]
 QUICK = CASES[:2]
 

@@ -179,6 +179,16 @@ def older_model(scene: Scene) -> None:
     scene.daemon(*own)
 
 
+def misled(scene: Scene) -> None:
+    """A model that has learned to trust the lookahead is put to work where that names other pages than are used."""
+    write_guesses(scene.hotset.folder / "true", 200, honest=True)
+    train(scene, scene.hotset.folder / "true", "model", "--split", "time")
+    scene.daemon("--model", scene.hotset.folder / "model" / "model")
+    write_guesses(scene.hotset.folder / "false", 1000, honest=False)
+    scene.well()
+    scene.hotset.start("play", scene.hotset.folder / "false", "--speed", 40)
+
+
 def train(scene: Scene, log: Path, name: str, *options: object) -> None:
     """A model of a log, in a folder of that name."""
     done = scene.hotset.run("train", log, "--out", scene.hotset.folder / name, *options)
@@ -192,6 +202,23 @@ def in_force(hotset: Hotset, logs: Path) -> bool:
         return any(status["in_step"].get("model", {}).get("state") == "in force" for status in hotset.statuses())
     finally:
         hotset.logs = own
+
+
+def write_guesses(folder: Path, steps: int, *, honest: bool) -> None:
+    """A trace of one sequence that uses pages at random; its lookahead names just them, or (not honest) just others."""
+    writer, rng = TraceWriter(folder, META, rows_per_part=1 << 20, lookahead=(1,)), np.random.default_rng(0)
+    lanes, pages = META.layers * META.kv_heads, 60
+    for step in range(steps):
+        order = np.argsort(rng.random((lanes, pages)), axis=1).astype(np.int32)
+        best = np.sort(order[:, : META.candidates], axis=1)
+        chosen = (best[:, :, None] == order[:, None, : META.selected]).any(axis=2)
+        writer.append(
+            sequence=0, step=step, epoch=step, length=pages * META.page_size + 1 + step, pages=best,
+            scores=np.where(chosen, 200, 100).astype(np.uint8),
+            flags=(chosen * np.uint8(AccessFlag.SELECTED)).astype(np.uint8),
+            lookahead={1: order[:, : META.candidates] if honest else order[:, -META.candidates :]},
+        )  # fmt: skip
+    writer.close()
 
 
 def write_phases(folder: Path, phases: Sequence[tuple[int, str]]) -> None:
