@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -43,6 +42,21 @@ class Job:
     out: Path | None
     threads: int = 0
     device: str = "cpu"
+
+
+class Stop:
+    """Whether somebody asked to stop. Not a threading.Event: its lock would hang a signal in the handler of another."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def set(self) -> None:
+        """Ask. Safe in a signal handler."""
+        self._asked = True
+
+    def is_set(self) -> bool:
+        """Whether anybody has."""
+        return self._asked
 
 
 def run(job: Job, console: Console) -> dict[str, Any]:
@@ -95,7 +109,7 @@ def _decode(
     prompts: list[list[int]],
     options: dict[str, Any],
     console: Console,
-    stopped: threading.Event,
+    stopped: Stop,
     *,
     log: Path | None = None,
     limits: list[int] | None = None,
@@ -139,7 +153,7 @@ def _submit(
     limits: list[int],
     sampling: Sampling,
     bar: Callable[[str, int, int], None],
-    stopped: threading.Event,
+    stopped: Stop,
     keep: list[PromptKV] | None,
     given: list[PromptKV] | None,
 ) -> Iterator[Request]:
@@ -168,7 +182,7 @@ def _steps(
     decoder: Decoder,
     requests: list[Request],
     bar: Callable[[str, int, int], None],
-    stopped: threading.Event,
+    stopped: Stop,
     log: Path | None,
 ) -> dict[str, float]:
     """Decode to the end; tokens that steps decoded, seconds that they took, and of these waited for movement."""
@@ -192,7 +206,7 @@ def _steps(
     return {"decoded_tokens": done, "step_seconds": seconds, "stall_seconds": stalled}
 
 
-def _until_stopped(decoder: Decoder, stopped: threading.Event) -> Iterator[StepReport]:
+def _until_stopped(decoder: Decoder, stopped: Stop) -> Iterator[StepReport]:
     try:
         for report in decoder.run():
             yield report
@@ -229,7 +243,7 @@ def _matches_untiered(
     limits = [len(s["tokens"]) for s in first["sequences"]]
     # As many rows a step as before, also where not every prompt has started.
     options |= {"hbm_fraction": 1.0, "max_sequences": len(prompts)}
-    again = _decode(alone, model, tokenizer, prompts[: len(limits)], options, console, threading.Event(),
+    again = _decode(alone, model, tokenizer, prompts[: len(limits)], options, console, Stop(),
                     limits=limits, given=kept)  # fmt: skip
     return [s["tokens"] for s in again["sequences"]] == [s["tokens"] for s in first["sequences"]]
 
@@ -255,9 +269,9 @@ def _check_context(model: Any, prompts: list[list[int]], limits: list[int]) -> N
 
 
 @contextmanager
-def stopping() -> Iterator[threading.Event]:
+def stopping() -> Iterator[Stop]:
     """Ctrl-C and SIGTERM end the decode after the current step; what was decoded is kept."""
-    stopped = threading.Event()
+    stopped = Stop()
     old = {n: signal.signal(n, lambda *_: stopped.set()) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stopped
