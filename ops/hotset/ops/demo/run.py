@@ -121,7 +121,9 @@ def _finish(decode: Process, where: Path, options: DemoOptions, bar: Callable[[s
 
 def _show_decode(where: Path, options: DemoOptions, bar: Callable[[str, int, int], None]) -> int:
     """Mirror the decode process's bars; returns decode steps done."""
-    for name, (done, total) in progress_of(where).items():
+    progress = progress_of(where)
+    bar("loading", int(bool(progress)), 1)
+    for name, (done, total) in progress.items():
         if name == "decode":
             bar("built-in policy", min(done, options.builtin_steps), options.builtin_steps)
         else:
