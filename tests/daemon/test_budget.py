@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotset.daemon.budget import LEAST_ROWS, STEP_SHARE, MovementBudget, ScoringBudget
+from hotset.daemon.budget import LEAST_ROWS, STEP_SHARE, TOLD_SHARE, MovementBudget, ScoringBudget
 from hotset.protos.messages import StepStats
 
 
@@ -56,6 +56,26 @@ def test_scoring_takes_a_share_of_the_step() -> None:
     budget.reset()
     assert budget.rows(step) == LEAST_ROWS
     assert ScoringBudget(most=100).rows(step) == 100
+
+
+def test_a_runtime_that_takes_long_over_plans_gets_shorter_ones() -> None:
+    budget, applied = ScoringBudget(most=20_000), 0
+    budget.observe(1000, 0.001)
+    step = StepStats(step_us=100_000)
+    assert budget.rows(step) == 20_000
+    for _ in range(50):
+        applied += 8000
+        rejected = {"superseded": applied // 4}
+        budget.told(StepStats(step_us=100_000, plan_us=1000, entries_applied=applied, entries_rejected=rejected))
+    assert budget.rows(step) == pytest.approx(TOLD_SHARE * 100_000 / (1000 / 10_000), abs=1)
+    # One that takes them over beside its step, and steps without a plan, tell nothing against it.
+    budget.told(StepStats(step_us=100_000, plan_us=0, entries_applied=applied, entries_rejected=rejected))
+    assert budget.rows(step) < 3000
+    beside = ScoringBudget(most=20_000)
+    beside.observe(1000, 0.001)
+    for applied in (5000, 9000):
+        beside.told(StepStats(step_us=100_000, plan_us=0, entries_applied=applied))
+    assert beside.rows(step) == 20_000
 
 
 def test_a_plan_waits_for_its_step_where_that_takes_little() -> None:

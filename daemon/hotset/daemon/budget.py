@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hotset.protos.messages import StepStats
 
 SMOOTHING = 0.9
 STEP_SHARE = 0.3
+TOLD_SHARE = 2.5e-3
+"""of a step, for what the runtime does with a plan; being attached shall cost 1% at most, its messages included"""
 LEAST_ROWS = 2048
 FRESH_SHARE = 0.5
 """of a step; above STEP_SHARE, so that what is scored within its budget is never left to values made ahead"""
@@ -55,11 +58,21 @@ class ScoringBudget:
 
     most: int
     _seconds_per_row: float | None = None
+    _told_us: float = 0.0
+    """that the runtime takes for an entry of a plan"""
+    _entries: int | None = None
 
     def observe(self, rows: int, seconds: float) -> None:
         """A plan that scored `rows` pages took `seconds`."""
         if rows:
             self._seconds_per_row = _smooth(self._seconds_per_row, seconds / rows)
+
+    def told(self, stats: StepStats) -> None:
+        """The runtime says what it has done with plans, and what that took of its step."""
+        entries = stats.entries_applied + sum(stats.entries_rejected.values())
+        new, self._entries = entries - (entries if self._entries is None else self._entries), entries
+        if new > 0 and not stats.warming:
+            self._told_us = _smooth(self._told_us or None, stats.plan_us / new)
 
     def fits(self, rows: int, seconds: float, stats: StepStats) -> bool:
         """Whether a plan may wait until a step is learned, which takes `seconds`, and `rows` pages are scored."""
@@ -74,11 +87,10 @@ class ScoringBudget:
         """Pages to score after a step that took `stats.step_us`; few until the scorer's speed is known."""
         if self._seconds_per_row is None:
             return min(self.most, LEAST_ROWS)
-        if self._seconds_per_row == 0:
-            # Planning takes no time on a simulated clock.
-            return self.most
-        fit = STEP_SHARE * stats.step_us * 1e-6 / self._seconds_per_row
-        return max(min(LEAST_ROWS, self.most), min(self.most, int(fit)))
+        # Planning takes no time on a simulated clock.
+        fit = STEP_SHARE * stats.step_us * 1e-6 / self._seconds_per_row if self._seconds_per_row else math.inf
+        bear = TOLD_SHARE * stats.step_us / self._told_us if self._told_us else math.inf
+        return int(max(min(LEAST_ROWS, self.most), min(self.most, fit, bear)))
 
 
 def _smooth(old: float | None, new: float) -> float:

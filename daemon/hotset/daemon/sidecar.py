@@ -246,6 +246,7 @@ class Sidecar:
             self._advisor.observe(message, self.state)
         # Whatever is left out of the features: figures by layer cost next to nothing, and tell how a push stands.
         self._in_step.observe(message, self._budget.bytes_per_us)
+        self._scoring.told(message.stats)
         self._count(message)
         # One log a session: whoever stands by leaves it to the controller.
         if self.leads and self._config.record:

@@ -109,6 +109,7 @@ class StepStats(Frozen):
 
     step_us: Count = Field(0, description="microseconds that the step took")
     stall_us: Count = Field(0, description="microseconds of it that attention waited for movement")
+    plan_us: Count = Field(0, description="microseconds of it that went into taking over plans")
     demand_pages: Count = Field(0, description="pages loaded on a demand miss in this step")
     prefetch_pages: Count = Field(0, description="pages that a prefetch made resident in this step")
     moved_bytes: Count = Field(0, description="bytes that this step moved over the host link")

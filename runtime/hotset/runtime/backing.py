@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from hotset.runtime.tiers import DiskTier, HostTier, TierIOError
@@ -81,6 +83,12 @@ class BackingStore:
     def has(self, pages: torch.Tensor) -> torch.Tensor:
         """Which of `pages` ([n] int64) are stored, [n] bool."""
         return (self.frame_of[pages] >= 0) | (self.block_of[pages] >= 0)
+
+    def may_have(self, pages: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """As `has`, for `pages` ([n]) of which some may be no pages at all, which count as stored."""
+        frame, block = self.frame_of.numpy(), self.block_of.numpy()
+        found: npt.NDArray[np.bool_] = (frame.take(pages, mode="clip") >= 0) | (block.take(pages, mode="clip") >= 0)
+        return found | (pages < 0) | (pages >= len(frame))
 
     def _touch(self, pages: torch.Tensor) -> None:
         self._clock += 1

@@ -89,6 +89,7 @@ class Decoder:
         padded = bucket(config.running) if self.kv.device else 0
         self.ahead = Lookahead(self.kv, self.selector, model, padded=padded) if config.lookahead else None
         self.epoch = 0
+        self._plan_seconds = 0.0
         self.forward = Forward(model, rows=_ROWS if config.running > 1 else 1)
         self.steps: Steps = make_steps(self.kv, self.forward, self.selector, self.ahead)
         self._prefill = Prefill(self.kv, self.forward, self.selector)
@@ -306,7 +307,14 @@ class Decoder:
         self.steering.heed()
 
     def _follow(self, epoch: int, patience: float) -> None:
+        start = time.perf_counter()
         self.steering.apply(self.kv.manager, epoch, patience)
+        if epoch == self.epoch:  # for the next step, it is while a device computes this one
+            self._plan_seconds += time.perf_counter() - start
+
+    def _take_plan_us(self) -> int:
+        taken, self._plan_seconds = int(self._plan_seconds * 1e6), 0.0
+        return taken
 
     def _retire(self) -> None:
         stop = self.tokenizer.eos_token_id if self.tokenizer is not None else None
@@ -352,6 +360,7 @@ class Decoder:
         return StepStats(
             step_us=int(report.seconds * 1e6),
             stall_us=int(report.stall_seconds * 1e6),
+            plan_us=self._take_plan_us(),
             demand_pages=report.demand_misses,
             prefetch_pages=report.moved_bytes // manager.page_bytes - report.demand_misses,
             moved_bytes=report.moved_bytes,

@@ -75,6 +75,13 @@ class LayerFigures:
 
     def begun(self, cause: Cause, pages: torch.Tensor, slots: torch.Tensor) -> None:
         """Prefetches of `pages` into `slots` ([n] both, -1 pads) have begun."""
+        if not pages.is_cuda:
+            page, slot = pages.numpy(), slots.numpy()
+            page, slot = page[page >= 0], slot[page >= 0]
+            self.cause.numpy()[slot] = int(cause)
+            layers = np.bincount(page % self._state.lanes // self._heads, minlength=self._layers)
+            self.count_begun(cause, torch.from_numpy(layers))
+            return
         there = (pages >= 0).long()
         self.cause.index_fill_(0, torch.where(pages >= 0, slots, self._state.slots).long(), int(cause))
         self.count_begun(cause, torch.zeros_like(self._open[cause]).index_add_(0, self._layer(pages), there))

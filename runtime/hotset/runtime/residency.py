@@ -281,20 +281,18 @@ class ResidencyManager:
         """Start copying `pages` ([n] int32, best first) on the prefetch stream; return rejected entries by reason."""
         if not pages.numel():
             return Counter()
-        stored = pages < 0
-        inside = (pages >= 0) & (pages < self.state.slot_of.numel())
-        stored[inside] = self.backing.has(pages[inside].long())
-        self.keep_evicted()
-        begun = begin_prefetch(self.state, pages[stored], generations[stored], keep=self.low)
-        self._prefetcher.start(begun.pages.long(), begun.slots.long(), begun.generations)
-        self.figures.begun(Cause.PLAN, begun.pages.long(), begun.slots.long())
-        self.moved.prefetch_pages += begun.pages.numel()
-        rejected = self._count_rejected(PREFETCH_REASONS, begun.counts.tolist())
-        unknown = int((~stored).sum())
+        stored = self.backing.may_have(pages.numpy())
+        counts = torch.zeros(1 + len(PREFETCH_REASONS), dtype=torch.int64)
+        counts[1 + PREFETCH_REASONS.index("not_stored")] = unknown = len(stored) - int(np.count_nonzero(stored))
         if unknown:
-            rejected["not_stored"] += unknown
-            self.moved.entries_rejected["not_stored"] += unknown
-        return rejected
+            known = torch.from_numpy(stored)
+            pages, generations = pages[known], generations[known]
+        self.keep_evicted()
+        begun = begin_prefetch(self.state, pages, generations, keep=self.low, counts=counts)
+        self._prefetcher.start(begun.pages.long(), begun.slots.long(), begun.generations)
+        self.figures.begun(Cause.PLAN, begun.pages, begun.slots)
+        self.moved.prefetch_pages += begun.pages.numel()
+        return self._count_rejected(PREFETCH_REASONS, counts.tolist())
 
     def wanted_ahead(self, layer: int) -> torch.Tensor | None:
         """Where this step counts what is wanted for `layer` ([1] int32, 0), if it is kept beside the state."""
@@ -352,7 +350,8 @@ class ResidencyManager:
     def drain_changes(self) -> tuple[Int32, Int32]:
         """Pages that gained and that lost their slot since the last call, both [n]; each page stands in one."""
         self.keep_evicted()
-        touched = np.concatenate([pages.cpu().numpy() for pages in (*self._loaded, *self._evicted)]).astype(np.int32)
+        parts = [pages.cpu().numpy() for pages in (*self._loaded, *self._evicted)]
+        touched = np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, np.int32)
         self._loaded.clear()
         self._evicted.clear()
         # As np.unique does, which hashes integers: on the decode thread that takes twenty times as long.
@@ -363,7 +362,9 @@ class ResidencyManager:
 
     def keep_evicted(self) -> None:
         """Empty the device's log of evictions, which has room for as many as there are slots."""
-        gone = self.state.evicted[: min(int(self.state.evicted_count), self.state.slots)].cpu().numpy()
+        if not (count := int(self.state.evicted_count)):
+            return
+        gone = self.state.evicted[: min(count, self.state.slots)].cpu().numpy()
         self._evicted.append(torch.from_numpy(gone[gone >= 0].astype(np.int64)))
         self.state.evicted_count.zero_()
 

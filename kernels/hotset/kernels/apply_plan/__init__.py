@@ -41,5 +41,7 @@ def apply_plan(
 
         kernel.launch(state, pages, generations, values, counts, epoch_tick, until_tick)
     else:
-        counts += compiled.apply_plan(state, pages, generations, values, epoch_tick=epoch_tick, until_tick=until_tick)
+        compiled.apply_plan(
+            state, pages, generations, values, epoch_tick=epoch_tick, until_tick=until_tick, counts=counts
+        )
     return counts

@@ -23,22 +23,21 @@ def apply_plan(
     *,
     epoch_tick: int,
     until_tick: int,
-) -> torch.Tensor:
-    """See the reference."""
-    counts = torch.zeros(6, dtype=torch.int64)
+    counts: torch.Tensor,
+) -> None:
+    """As the reference; what it counts is added to `counts`."""
     cast(Any, _apply_plan)(
         pages.numpy(), generations.numpy(), values.numpy(), counts.numpy(), state.slot_of.numpy(), state.state.numpy(),
         state.last_used.numpy(), state.value.numpy(), state.value_until.numpy(), state.generation.numpy(),
         state.lanes, epoch_tick, until_tick,
     )  # fmt: skip
-    return counts
 
 
 def warm_up() -> None:
     """Compile it, or load what was compiled, before a plan comes for which a step would wait."""
     none = torch.zeros(0, dtype=torch.int64)
     state = ResidencyState.create(slots=1, groups=1, layers=1, kv_heads=1)
-    apply_plan(state, none.int(), none, none.float(), epoch_tick=0, until_tick=0)
+    apply_plan(state, none.int(), none, none.float(), epoch_tick=0, until_tick=0, counts=torch.zeros(6).long())
 
 
 @njit(cache=True, nogil=True)

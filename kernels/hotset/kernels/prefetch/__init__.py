@@ -70,9 +70,8 @@ def begin_prefetch(
         from hotset.kernels.prefetch import kernel
 
         return Begun(*kernel.begin(state, pages, generations, keep, frame_of, counts), counts)
-    begun, slots, found = compiled.begin_prefetch(state, pages, generations, keep=keep, frame_of=frame_of)
-    counts += found
-    return Begun(begun, slots, state.generation[begun.long() // state.lanes].long(), counts)
+    begun = compiled.begin_prefetch(state, pages, generations, keep=keep, frame_of=frame_of, counts=counts)
+    return Begun(*begun, counts)
 
 
 def commit_prefetch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import numpy as np
 import torch
 from numba import njit
 
@@ -15,26 +16,31 @@ _ASKED = -2
 
 def begin_prefetch(
     state: ResidencyState, pages: torch.Tensor, generations: torch.Tensor, *, keep: int,
-    frame_of: torch.Tensor | None = None,
+    frame_of: torch.Tensor | None, counts: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """See the reference."""
-    counts = torch.zeros(7, dtype=torch.int64)
-    frames = torch.zeros(0, dtype=torch.int32) if frame_of is None else frame_of
-    begun, slots = torch.empty_like(pages), torch.empty_like(pages)
+    """As the reference, with generations in the place of counts: those are added to `counts`.
+
+    In NumPy around the compiled pass: the caches are cold, and each op of torch would take ten times as long.
+    """
+    frames = np.zeros(0, np.int32) if frame_of is None else frame_of.numpy()
+    begun, slots = np.empty((2, len(pages)), np.int32)
     n = cast(Any, _begin)(
-        pages.numpy(), generations.numpy(), frames.numpy(), begun.numpy(), slots.numpy(), counts.numpy(),
+        pages.numpy(), generations.numpy(), frames, begun, slots, counts.numpy(),
         state.slot_of.numpy(), state.page_of.numpy(), state.state.numpy(), state.prefetched.numpy(),
         state.in_flight.numpy(), state.generation.numpy(),
         state.ring.numpy(), state.in_ring.numpy(), state.ring_head.numpy(), state.ring_tail.numpy(),
         state.evicted.numpy(), state.evicted_count.numpy(), state.lanes, keep,
     )  # fmt: skip
-    return begun[:n], slots[:n], counts
+    begun, slots = begun[:n], slots[:n]
+    fresh = state.generation.numpy()[begun // state.lanes].astype(np.int64)
+    return torch.from_numpy(begun), torch.from_numpy(slots), torch.from_numpy(fresh)
 
 
 def warm_up() -> None:
     """Compile it, or load what was compiled, before a plan comes for which a step would wait."""
     none = torch.zeros(0, dtype=torch.int64)
-    begin_prefetch(ResidencyState.create(slots=1, groups=1, layers=1, kv_heads=1), none.int(), none, keep=0)
+    state = ResidencyState.create(slots=1, groups=1, layers=1, kv_heads=1)
+    begin_prefetch(state, none.int(), none, keep=0, frame_of=None, counts=torch.zeros(7).long())
 
 
 @njit(cache=True, nogil=True)
