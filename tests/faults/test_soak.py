@@ -20,6 +20,8 @@ ROW_STEPS = 500
 """Steps of the trace that is played over and over, each time as new sequences."""
 GROWTH = {"engine": 2 << 20, "daemon": (4 if STEPS >= 50_000 else 24) << 20}
 """Bytes by which the memory of two moments of a steady state may differ; a short run of the daemon's is none yet."""
+SECONDS = 10.0 if STEPS >= 50_000 else 1.0
+"""of which the least counts: on a busy machine a daemon's memory goes up and down by 6 MB within some seconds"""
 
 
 def test_an_hour_of_steps(hotset: Hotset, tmp_path: Path) -> None:
@@ -31,12 +33,12 @@ def test_an_hour_of_steps(hotset: Hotset, tmp_path: Path) -> None:
     engine = hotset.start("play", trace, "--speed", SPEED, "--times", times)
     ear = Witness(hotset.endpoint(engine), read_trace(trace))
     ear.waits_for(STEPS // 10, within=600)
-    early = {process: settled(process.pid) for process in (engine, daemon)}
+    early = {process: settled(process.pid, SECONDS) for process in (engine, daemon)}
     ear.waits_for(STEPS // 2, within=1200)
-    middle = {process: settled(process.pid) for process in (engine, daemon)}
+    middle = {process: settled(process.pid, SECONDS) for process in (engine, daemon)}
     ear.waits_for(STEPS, within=1200)
     for process, name in ((engine, "engine"), (daemon, "daemon")):
-        first, half, last = early[process], middle[process], settled(process.pid)
+        first, half, last = early[process], middle[process], settled(process.pid, SECONDS)
         print(f"{name} after {STEPS // 10}, {STEPS // 2} and {ear.epoch} steps: {first} {half} {last}")
         assert last.threads <= first.threads
         assert last.descriptors <= first.descriptors + 1
