@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from checkpoints import write_checkpoint
-from processes import Start
+from processes import Start, wait_for
 from sandbox import hotset, trace
 
-__all__ = ["checkpoint", "decode_arguments", "hotset", "runtime_dir", "start", "trace"]
+__all__ = ["checkpoint", "decode_arguments", "hotset", "runtime_dir", "serve", "start", "trace"]
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +53,20 @@ def start(runtime_dir: Path, tmp_path: Path) -> Iterator[Start]:
     for child in children:
         child.kill()
         child.wait()
+
+
+@pytest.fixture
+def serve(start: Start, tmp_path: Path) -> Start:
+    """Start `hotset daemon` and wait until it serves: until then it may compile for as long as a decode lasts."""
+
+    def run(*arguments: object) -> subprocess.Popen[bytes]:
+        child = start("daemon", *arguments)
+        output = max(tmp_path.glob("*-daemon.log"), key=lambda file: int(file.name.partition("-")[0]))
+        wait_for(lambda: child.poll() is not None or "event=serving" in output.read_text(), "the daemon serves")
+        assert child.poll() is None, output.read_text()
+        return child
+
+    return run
 
 
 @pytest.fixture

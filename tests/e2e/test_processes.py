@@ -23,20 +23,24 @@ def phases(log_dir: Path) -> list[str]:
     return [p["phase"] for s in statuses(log_dir) for p in s["phases"]]
 
 
-def test_kill_the_daemon_and_start_another(start: Start, decode_arguments: Arguments, tmp_path: Path) -> None:
+def test_kill_the_daemon_and_start_another(
+    start: Start, serve: Start, decode_arguments: Arguments, tmp_path: Path
+) -> None:
     """SIGKILL at a random step: decoding goes on, a new daemon takes the lease over, tokens are as without any."""
     alone = start(*decode_arguments("alone"), "--max-new-tokens", 1500, "--no-listen", "--untiered")
     assert alone.wait(90) == 0
-    decode = start(*decode_arguments("steered"), "--max-new-tokens", 1500)
     out, logs = tmp_path / "steered", tmp_path / "logs"
-    first = start("daemon", "--pid", decode.pid, "--log-dir", logs)
+    first = serve("--log-dir", logs, "--flush-seconds", 0.5)
+    decode = start(*decode_arguments("steered"), "--max-new-tokens", 1500)
     target = random.randint(10, 60)
     wait_for(lambda: "heuristic" in phases(logs) and len(steps_of(out)) >= target, "the first daemon plans")
     wait_for(lambda: list(logs.glob("*/trace/*.parquet")), "the first part of the log is on disk")
     first.kill()
     at_kill = len(steps_of(out))
     wait_for(lambda: len(steps_of(out)) > at_kill + 5, "decoding goes on without a daemon")
-    second = start("daemon", "--pid", decode.pid, "--log-dir", logs)
+    decode.send_signal(signal.SIGSTOP)  # However long the second takes to start, there is something left to steer.
+    second = serve("--pid", decode.pid, "--log-dir", logs)
+    decode.send_signal(signal.SIGCONT)
     wait_for(lambda: phases(logs).count("heuristic") == 2, "the second daemon takes over")
     assert decode.wait(90) == 0
     assert second.wait(30) == 0
@@ -46,11 +50,13 @@ def test_kill_the_daemon_and_start_another(start: Start, decode_arguments: Argum
     assert info.returncode == 0, info.stderr
 
 
-def test_kill_the_decode_process(start: Start, decode_arguments: Arguments, tmp_path: Path, runtime_dir: Path) -> None:
+def test_kill_the_decode_process(
+    start: Start, serve: Start, decode_arguments: Arguments, tmp_path: Path, runtime_dir: Path
+) -> None:
     """The daemon notices, ends its session and keeps its log; `hotset ps` forgets the process."""
-    decode = start(*decode_arguments("out"), "--max-new-tokens", 2000)
     logs = tmp_path / "logs"
-    daemon = start("daemon", "--log-dir", logs)
+    daemon = serve("--log-dir", logs)
+    decode = start(*decode_arguments("out"), "--max-new-tokens", 2000)
     wait_for(lambda: [s for s in statuses(logs) if s["counters"]["steps_received"] > 10], "steps arrive")
     assert str(decode.pid) in hotset("ps").stdout
     decode.send_signal(signal.SIGKILL)
@@ -85,7 +91,9 @@ def test_mistakes_are_one_line(checkpoint: Path, tmp_path: Path, runtime_dir: Pa
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-def test_a_queue_that_shares_a_prefix_behind_a_slow_link(start: Start, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_queue_that_shares_a_prefix_behind_a_slow_link(
+    start: Start, serve: Start, checkpoint: Path, tmp_path: Path
+) -> None:
     """Four prompts for two places, steered by a daemon: the tokens are those of a decode with room for everything."""
     common = " ".join(f"w{(j * j) % 64}" for j in range(160))
     files: list[object] = []
@@ -93,7 +101,7 @@ def test_a_queue_that_shares_a_prefix_behind_a_slow_link(start: Start, checkpoin
         (tmp_path / f"p{i}.txt").write_text(common + "".join(f" w{(i * j) % 64}" for j in range(1, 40 + 7 * i)))
         files += ["--prompt-file", tmp_path / f"p{i}.txt"]
     logs, out = tmp_path / "logs", tmp_path / "out"
-    daemon = start("daemon", "--log-dir", logs)
+    daemon = serve("--log-dir", logs)
     decode = start("decode", "--model", checkpoint, *files, "--page-size", 8, "--selected", 8, "--threads", 1,
                    "--ignore-eos", "--max-running", 2, "--max-new-tokens", 120, "--prefill-chunk", 64,
                    "--hbm-fraction", 0.2, "--link-gbps", 0.05, "--check", "--out", out)  # fmt: skip
@@ -109,10 +117,12 @@ def test_a_queue_that_shares_a_prefix_behind_a_slow_link(start: Start, checkpoin
     assert statuses(logs)[0]["counters"]["steps_received"] > 0
 
 
-def test_a_logged_run_is_simulated_as_it_was(start: Start, decode_arguments: Arguments, tmp_path: Path) -> None:
+def test_a_logged_run_is_simulated_as_it_was(
+    start: Start, serve: Start, decode_arguments: Arguments, tmp_path: Path
+) -> None:
     """`hotset simulate --real` of what a daemon logged of a decode behind a slow link: misses and movement agree."""
     logs = tmp_path / "logs"
-    daemon = start("daemon", "--once", "--plan-every", 0, "--no-advice-enabled", "--log-dir", logs)
+    daemon = serve("--once", "--plan-every", 0, "--no-advice-enabled", "--log-dir", logs)
     slow = ("--link-gbps", 0.5, "--link-latency-us", 100, "--hbm-fraction", 0.3)
     decode = start(*decode_arguments("out"), "--max-new-tokens", 110, *slow)
     assert decode.wait(90) == 0
