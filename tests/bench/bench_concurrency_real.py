@@ -1,6 +1,6 @@
 """A real decode behind an artificially slow link: the daemon's advice on concurrency against fixed concurrencies.
 
-    python tests/bench/bench_concurrency_real.py [--alone 2 3 4 5 6 8 12] [--beside 5 6 7 8] [--advised 2] [--most 12]
+    python tests/bench/bench_concurrency_real.py [--alone 2 3 4 5 6 8 12] [--beside 5 6 7 8] [--rounds 3] [--most 12]
         [--requests 48] [--tokens 64] [--context 640] [--layers 4] [--link-gbps 0.03] [--lane-slots 60] [--selected 8]
         [--threads 1] [--plan-every 1] [--equal-lengths]
 
@@ -10,12 +10,14 @@ The demo's model, cut to its first layers so that a step takes milliseconds, ans
     beside    at a fixed concurrency, beside `hotset daemon`, which does all it does but advise
     advised   beside the same daemon, which advises, and begins with as many at once as can
 
-What `beside` lacks of `alone` is what a daemon costs here, in processor time or by its plans; what `advised` lacks of
-`beside` is what the search costs. Answers are of half to all of --tokens, at random; of one length, what began together
-ends together, and a fixed concurrency has no last requests that run alone. The prompts are computed once and given to
-each run, so that only decoding is timed. Prints one JSON object a run: tokens a second of all steps and of the second
-half, and what the decode thread, the other threads of its process and the daemon took of the processors, in
-milliseconds a step.
+Each round runs every arm once, in an order that turns from round to round, and an advised run is set against the
+fixed runs of its own round, since the clock of a shared machine drifts by more than what is to be seen. What `beside`
+lacks of `alone` is what a daemon costs here, in processor time or by its plans; what `advised` lacks of `beside` is
+what the search costs. Answers are of half to all of --tokens, at random; of one length, what began together ends
+together, and a fixed concurrency has no last requests that run alone. The prompts are computed once and given to each
+run, so that only decoding is timed. Prints one JSON object a run: tokens a second of all steps and of the second half,
+and what the decode thread, the other threads of its process and the daemon took of the processors, in milliseconds a
+step.
 """
 
 from __future__ import annotations
@@ -42,6 +44,11 @@ from hotset.runtime.decoder import Decoder, PromptKV, StepReport
 from hotset.runtime.huggingface import load_model
 from hotset.runtime.steering import LinkSteering
 
+Arm = tuple[str, int]
+"""How it is run, and the fixed concurrency, 0 if advised."""
+Round = dict[Arm, float]
+"""Tokens a second of each arm."""
+
 
 def main() -> None:
     """Measure every fixed concurrency, alone and beside a daemon, and the advised one."""
@@ -50,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--alone", type=int, nargs="*", default=[2, 3, 4, 5, 6, 8, 12])
     parser.add_argument("--beside", type=int, nargs="*", default=[5, 6, 7, 8])
-    parser.add_argument("--advised", type=int, default=2, help="runs that are advised")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each arm")
     parser.add_argument("--most", type=int, default=12)
     parser.add_argument("--requests", type=int, default=48)
     parser.add_argument("--tokens", type=int, default=64)
@@ -74,23 +81,37 @@ def main() -> None:
     texts = samples.split_text(samples.long_text(), told.requests)
     prompts = [encode(tokenizer, text, told.context) for text in texts]
     kept = prefill(model, prompts, told)
-    asked = [("alone", c) for c in told.alone] + [("beside", c) for c in told.beside] + [("advised", 0)] * told.advised
-    found: dict[str, dict[int, list[float]]] = {"alone": {}, "beside": {}, "advised": {}}
-    for how, concurrency in asked:
-        rate, figures = run(model, prompts, kept, how, concurrency, told)
-        found[how].setdefault(concurrency, []).append(rate)
-        print(json.dumps({how: concurrency or True, **figures}), flush=True)
-    print(json.dumps(verdict(found)))
+    arms = [("alone", c) for c in told.alone] + [("beside", c) for c in told.beside] + [("advised", 0)]
+    rounds: list[Round] = []
+    for number in range(told.rounds):
+        rounds.append({})
+        for how, concurrency in turned(arms, number):
+            rounds[-1][how, concurrency], figures = run(model, prompts, kept, how, concurrency, told)
+            print(json.dumps({how: concurrency or True, "round": number, **figures}), flush=True)
+    print(json.dumps(verdict(rounds)))
 
 
-def verdict(found: dict[str, dict[int, list[float]]]) -> dict[str, Any]:
-    """The median of the advised runs against the best of each sweep."""
+def turned(arms: list[Arm], number: int) -> list[Arm]:
+    """The arms in the order of a round: each begins at another, and every second goes backwards."""
+    at = number * len(arms) // 3 % len(arms)
+    order = arms[at:] + arms[:at]
+    return order[::-1] if number % 2 else order
+
+
+def verdict(rounds: list[Round]) -> dict[str, Any]:
+    """The best of each sweep by its median, and how the advised run of each round did against it."""
     told: dict[str, Any] = {}
-    advised = statistics.median(found["advised"].get(0, [0.0]))
     for how in ("alone", "beside"):
-        if rates := {concurrency: statistics.median(runs) for concurrency, runs in found[how].items()}:
+        rates = {arm: statistics.median(r[arm] for r in rounds) for arm in rounds[0] if arm[0] == how}
+        if rates:
             best = max(rates, key=rates.__getitem__)
-            told |= {f"best_{how}": best, f"advised_against_{how}": round(advised / rates[best] - 1, 4)}
+            against = [round(r["advised", 0] / r[best] - 1, 4) for r in rounds]
+            told |= {
+                f"{how}_medians": {concurrency: round(rate, 1) for (_, concurrency), rate in rates.items()},
+                f"best_{how}": best[1],
+                f"advised_against_{how}": statistics.median(against),
+                f"rounds_against_{how}": against,
+            }
     return told
 
 

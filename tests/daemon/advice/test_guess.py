@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from hotset.daemon.advice.concurrency import ConcurrencyController
 from hotset.daemon.advice.guess import LEAP, PATIENCE, TRIES, Guess
 from hotset.daemon.advice.meter import Load, Reading
+from hotset.daemon.advice.promise import Promise
 from hotset.daemon.advice.rules import AdviceRules
 
 LIMIT = 128
@@ -59,7 +61,9 @@ def test_it_always_ends() -> None:
 
 
 def test_a_mountain_of_stall_is_left_within_a_few_steps_and_the_hint_is_reached_before_any_measurement() -> None:
-    controller = ConcurrencyController(AdviceRules(), LIMIT, lambda _least, _most: 10)
+    controller = ConcurrencyController(
+        AdviceRules(), LIMIT, lambda _least, _most: Promise(np.arange(9.0, 12.0), np.array([1.0, 2.0, 1.0]))
+    )
     running, path = LIMIT, []
     for _ in range(60):
         running = controller.target or running

@@ -98,17 +98,18 @@ def test_twice_the_sequences_in_twice_the_slots_miss_twice_as_much() -> None:
 
 
 def test_as_many_sequences_as_the_working_sets_leave_room_for() -> None:
-    best, goodput = outlook(200).best(pool(), 1, 20)
+    promise = outlook(200).promise(pool(), 1, 20)
+    best, goodput = promise.best, promise.rates.max()
     assert best == 5
     assert goodput == pytest.approx(5e6 / 10_500, rel=0.02)
-    assert outlook(200).best(pool(), 1, 3)[0] == 3
+    assert outlook(200).promise(pool(), 1, 3).best == 3
 
 
 def test_sequences_pay_for_their_room() -> None:
     # Each needs 200 slots and takes as much beside them, so half as many fit as without.
     priced = pool(slots=2000, sequence_bytes=200 * 100, budget=2000 * 100)
-    assert outlook(200).best(pool(slots=2000), 1, 40)[0] == 10
-    assert outlook(200).best(priced, 1, 40)[0] == 5
+    assert outlook(200).promise(pool(slots=2000), 1, 40).best == 10
+    assert outlook(200).promise(priced, 1, 40).best == 5
     assert float(priced.hot(np.array(5.0))) == 1000
 
 

@@ -13,6 +13,7 @@ from hotset.daemon.advice.meter import Load
 from hotset.daemon.advice.node import Node
 from hotset.daemon.advice.overlap import Overlap
 from hotset.daemon.advice.pacing import Pacer
+from hotset.daemon.advice.promise import Promise
 from hotset.daemon.advice.rules import AdviceRules
 from hotset.daemon.advice.shares import Expectation, Outlook, Pool
 from hotset.daemon.state import SessionState
@@ -46,7 +47,7 @@ class Advisor:
         if self._pool.budget and self._device:
             self._node.join(hello.session, self._device)
         self._limit = limit
-        self._controller = ConcurrencyController(rules, limit, self._hint)
+        self._controller = ConcurrencyController(rules, limit, self._promise)
         self._ghost = Ghost(
             shape.lanes, shape.groups, pages=rules.sample_pages, cells=rules.sample_cells,
             half_life=rules.half_life, warm_steps=WARM_STEPS,
@@ -155,11 +156,11 @@ class Advisor:
             "curve": [[int(s), float(outlook.stall_us(count, np.array(float(s))))] for s in sizes],
         }  # fmt: skip
 
-    def _hint(self, least: int, most: int) -> int | None:
-        """What the curve promises most from, for the controller to try."""
+    def _promise(self, least: int, most: int) -> Promise | None:
+        """What the curve promises, for the controller to try."""
         if self._steps < HINT_STEPS:
             return None
-        return self._expectation.outlook(self._ghost).best(self._pool, least, most, self._share)[0]
+        return self._expectation.outlook(self._ghost).promise(self._pool, least, most, self._share)
 
     def _hot_slots(self) -> int | None:
         """What the sequences that are to run leave of our memory; at most the knee if that is wished."""

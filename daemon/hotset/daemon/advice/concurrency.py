@@ -18,11 +18,12 @@ from collections.abc import Callable
 
 from hotset.daemon.advice.guess import HEAVY_STALL, Guess
 from hotset.daemon.advice.meter import Load, Meter, Reading, Trial
+from hotset.daemon.advice.promise import Promise
 from hotset.daemon.advice.rules import AdviceRules
 from hotset.daemon.advice.search import Search
 
-Hint = Callable[[int, int], int | None]
-"""The concurrency from least to most that a model thinks best, None if it does not know."""
+Model = Callable[[int, int], Promise | None]
+"""What a model promises of concurrencies from least to most, None if it does not know yet."""
 
 CRASH = 0.6
 CRASH_STEPS = 6
@@ -39,14 +40,14 @@ MOST_RESTS = 4
 class ConcurrencyController:
     """`target` is how many should run; None until it has an opinion. `holding`: nothing better is in sight."""
 
-    def __init__(self, rules: AdviceRules, limit: int = 0, hint: Hint | None = None) -> None:
+    def __init__(self, rules: AdviceRules, limit: int = 0, model: Model | None = None) -> None:
         """`limit`: sequences that the runtime can run, 0 if unknown."""
         self.target: int | None = None
         self.holding = False
         self.probes = 0
         self._rules = rules
         self._limit = min(limit or ANY, rules.most_concurrency or ANY)
-        self._hint = hint or (lambda least, most: None)
+        self._model = model or (lambda least, most: None)
         self._meter = Meter(rules.block, rules.blocks)
         self._glance = Meter(max(1, rules.block // 2), 1)
         self._peek = Meter(max(1, rules.block // 4), 1)
@@ -114,7 +115,8 @@ class ConcurrencyController:
 
     def _follow_model(self, seen: Reading) -> None:
         least, most = self._range(seen)
-        wanted = self._guess.next(seen, self._hint(least, most), least, most)
+        promise = self._model(least, most)
+        wanted = self._guess.next(seen, promise.best if promise else None, least, most)
         if wanted is not None:
             self.probes += 1
             self._go(wanted)
@@ -195,7 +197,7 @@ class ConcurrencyController:
         if before is None or best.concurrency != before.concurrency:
             self._rests = 1
         least, most = self._range(best)
-        wanted = self._search.ask(least, most, self._hint(least, most), down_first=best.stall > HEAVY_STALL)
+        wanted = self._search.ask(least, most, self._model(least, most), down_first=best.stall > HEAVY_STALL)
         if wanted is None:
             self._hold(best)
         else:

@@ -36,7 +36,7 @@ class AdviceRules(BaseModel):
     blocks: int = Field(12, ge=3, le=64, description="measurements by which a concurrency is judged, at most")
     settle: int = Field(16, ge=1, le=MOST_STEPS, description="steps to wait after a change before measuring")
     tolerance: float = Field(0.015, gt=0, lt=1, description="relative gains below this are not worth a change")
-    hold: int = Field(256, ge=1, le=MOST_STEPS, description="steps to rest at the best before looking around, at least")
+    hold: int = Field(512, ge=1, le=MOST_STEPS, description="steps to rest at the best before looking around, at least")
     look_share: float = Field(0.02, gt=0, lt=1, description="share of the time that looking around in vain may cost")
     knee: float = Field(
         0.01, gt=0, lt=1, description="at the knee, all the other slots together save this share of a step"

@@ -3,7 +3,7 @@
     best      the reading with the highest goodput
     below     the nearest concurrency below it that was worse, above likewise
     next      what the model thinks best, if it lies in the bracket;
-              else outwards, in steps that grow, on a side without a bracket;
+              else outwards, in steps that grow, on a side without a bracket, to what the model likes best on the way;
               else the middle of the side that may still hide a gain worth having
 
 Goodput over concurrency rises about as a concave function until movement dominates, then falls, perhaps off a
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 
 from hotset.daemon.advice.meter import Reading
+from hotset.daemon.advice.promise import Promise
 
 FIRST_GROWTH = 2.0
 AGAIN_GROWTH = 1.15
@@ -63,7 +64,7 @@ class Search:
         self._bracket(reading, above=upwards)
         return False
 
-    def ask(self, least: int, most: int, hint: int | None, *, down_first: bool = False) -> int | None:
+    def ask(self, least: int, most: int, promise: Promise | None, *, down_first: bool = False) -> int | None:
         """The next concurrency to try from `least` to `most`, None if the best will do."""
         best = self.best
         if best is None:
@@ -71,31 +72,33 @@ class Search:
         here = best.concurrency
         low = max(least, self.below.concurrency + 1 if self.below else least)
         high = min(most, self.above.concurrency - 1 if self.above else most)
-        if hint is not None and self._hints > 0:
+        if promise is not None and self._hints > 0:
             self._hints -= 1
             self._growth = min(self._growth, HINTED_GROWTH)
-            leap = max(math.ceil(here / LEAP), min(round(here * LEAP), hint))
+            leap = max(math.ceil(here / LEAP), min(round(here * LEAP), promise.best))
             wanted = max(low, min(high, leap))
             if wanted != here and not here / NEAR <= wanted <= here * NEAR:
                 return wanted
-        sides = [self._downwards(here, low), self._upwards(here, high)]
+        sides = [self._downwards(here, low, promise), self._upwards(here, high, promise)]
         # On a side that was never tried first, then where more may be gained.
         sides.sort(key=lambda side: (-side[0], side[1] > here if down_first else side[1] < here))
         gain, wanted = sides[0]
         return wanted if gain > self._tolerance and wanted != here else None
 
-    def _upwards(self, here: int, high: int) -> tuple[float, int]:
+    def _upwards(self, here: int, high: int, promise: Promise | None) -> tuple[float, int]:
         if high <= here:
             return 0.0, here
         if self.above is None:
-            return math.inf, min(high, max(here + 1, round(here * self._growth)))
+            near, far = (min(high, max(here + 1, round(here * growth))) for growth in (AGAIN_GROWTH, self._growth))
+            return math.inf, promise.best_within(near, far) if promise else far
         return self._hidden(here, high, self.below), _middle(here, self.above.concurrency)
 
-    def _downwards(self, here: int, low: int) -> tuple[float, int]:
+    def _downwards(self, here: int, low: int, promise: Promise | None) -> tuple[float, int]:
         if low >= here:
             return 0.0, here
         if self.below is None:
-            return math.inf, max(low, min(here - 1, round(here / self._growth)))
+            near, far = (max(low, min(here - 1, round(here / growth))) for growth in (AGAIN_GROWTH, self._growth))
+            return math.inf, promise.best_within(far, near) if promise else far
         return self._hidden(here, low, self.above), _middle(self.below.concurrency, here)
 
     def _hidden(self, here: int, end: int, other: Reading | None) -> float:

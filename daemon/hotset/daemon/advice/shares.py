@@ -21,6 +21,7 @@ from hotset.daemon.advice.curve import BINS, EDGES, MissCurve
 from hotset.daemon.advice.ghost import Ghost
 from hotset.daemon.advice.meter import Load
 from hotset.daemon.advice.node import Offer
+from hotset.daemon.advice.promise import Promise
 from hotset.protos.messages import Capacity, Geometry
 
 Float64 = npt.NDArray[np.float64]
@@ -142,11 +143,10 @@ class Outlook:
         rate: Float64 = 1e6 * sequences / np.maximum(step_us, 1e-3)
         return rate
 
-    def best(self, pool: Pool, least: int, most: int, budget: float | None = None) -> tuple[int, float]:
-        """The concurrency from least to most that promises the highest goodput, and that goodput."""
+    def promise(self, pool: Pool, least: int, most: int, budget: float | None = None) -> Promise:
+        """Goodput of concurrencies from least to most, with the slots that they leave of the memory."""
         counts = np.unique(np.round(np.geomspace(max(1, least), max(1, least, most), 4 * POINTS)))
-        promised = self.goodput(counts, pool.hot(counts, budget))
-        return int(counts[np.argmax(promised)]), float(promised.max())
+        return Promise(counts, self.goodput(counts, pool.hot(counts, budget)))
 
     def knee(self, pool: Pool, sequences: int, share: float) -> int:
         """The fewest slots that make a step longer by `share` of it at most."""
@@ -159,7 +159,7 @@ class Outlook:
         """What the session would lose with less memory than it has, each size with its best concurrency."""
         least = pool.least * pool.page_bytes + pool.sequence_bytes
         sizes = np.geomspace(least, max(least, pool.budget), POINTS)
-        promised = np.array([self.best(pool, 1, most, size)[1] for size in sizes])
+        promised = np.array([self.promise(pool, 1, most, size).rates.max() for size in sizes])
         # A larger pool can do all that a smaller one can.
         promised = np.maximum.accumulate(promised)
         return Offer(sizes, promised[-1] - promised)
