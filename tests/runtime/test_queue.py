@@ -15,6 +15,7 @@ from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.decoder import Decoder, Request
 from hotset.runtime.passes import DecodePass
 from hotset.runtime.sampling import Sampling
+from hotset.runtime.steering import Steering
 
 PROMPTS = [[(7 * i + 3 * p) % 97 for i in range(24 + 5 * p)] for p in range(6)]
 BASE: dict[str, Any] = {"page_size": 4, "selected": 6, "recent": 2, "max_tokens": 500, "max_sequences": 6,
@@ -59,6 +60,18 @@ def test_those_that_wait_start_when_others_end(model: Any, one_by_one: list[list
     assert reports[0].waiting == 3
     assert reports[-1].waiting == 0
     assert decoder.kv.groups.free_groups == len(decoder.kv.groups.references)
+
+
+def test_advice_that_is_there_before_the_first_step_holds_for_it(model: Any) -> None:
+    class Waiting(Steering):
+        def heed(self) -> None:
+            decoder.scheduler.advise(Advice(number=1, concurrency=2))
+
+    decoder = Decoder(model, None, RuntimeConfig.checked(**{**BASE, "hbm_pages": SMALLEST}))
+    decoder.steering = Waiting()
+    submit_all(decoder)
+    assert {report.sequences for report in decoder.run()} == {1, 2}
+    decoder.close()
 
 
 @pytest.mark.parametrize("seed", range(4))

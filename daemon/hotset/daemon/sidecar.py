@@ -130,6 +130,8 @@ class Sidecar:
         elif not hello.controller:
             self.status.role = "standby"
         self.leads = hello.controller
+        if self.leads:
+            self._advise()
         if not self.state.synced:
             self.ask_snapshot()
 
@@ -217,6 +219,7 @@ class Sidecar:
             self._send(plan, arrived)
         if self.leads and self.state.synced:
             self._advise()
+            self._push()
         besides = 0.0 if self._fresh else self._clock() - arrived
         self._backlog.load.arrived(count, None if self._answered is None else arrived - self._answered, besides)
         self._answered = arrived
@@ -303,6 +306,8 @@ class Sidecar:
         advice = self._advisor.advise()
         if advice is not None and not self._say(advice):
             self._advisor.unsaid()
+
+    def _push(self) -> None:
         learned = self._rule.learned
         for message in self._in_step.due(learned, self.status.epoch, meant=learned is self._chosen):
             self._in_step.sent(message, well=self._say(message))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from hotset.runtime.scheduler import Scheduler
 from hotset.runtime.selectors import SELECTORS
 from hotset.runtime.steering import LinkSteering, Steering
 from hotset.runtime.stepping import make_steps
-from hotset.runtime.steps import Steps
+from hotset.runtime.steps import Stats, Steps
 
 _ROWS = 4
 """Rows of a decode step at least, where more than one sequence may run: with fewer, matrix products on a CPU take
@@ -251,6 +252,7 @@ class Decoder:
         return True
 
     def _turn(self) -> bool:
+        self.steering.heed()
         for _ in range(self.scheduler.turn()):
             try:
                 self.scheduler.waiting[0].generation = self._start(self.scheduler.waiting[0])
@@ -304,7 +306,6 @@ class Decoder:
         # Whoever waits may be prefilled next.
         self.kv.manager.overlaps(self.config.chunk if self.scheduler.waiting else len(self.running))
         self.kv.manager.commit_prefetches()
-        self.steering.heed()
 
     def _follow(self, epoch: int, patience: float) -> None:
         start = time.perf_counter()
@@ -354,10 +355,11 @@ class Decoder:
             hot_slots=0 if scheduler.hot_slots is None else manager.hot_slots(),
         )
 
-    def _stats(self, report: StepReport) -> StepStats:
+    def _stats(self, report: StepReport) -> Stats:
         manager = self.kv.manager
         reserve, free = manager.levels()
-        return StepStats(
+        return partial(
+            StepStats,
             step_us=int(report.seconds * 1e6),
             stall_us=int(report.stall_seconds * 1e6),
             plan_us=self._take_plan_us(),

@@ -33,7 +33,7 @@ class Steering:
         """
 
     def heed(self) -> None:
-        """Follow the advice that has arrived. Called at safe points only: layer and step boundaries."""
+        """Follow the advice that has arrived. Called between steps only, before it is decided who runs."""
 
     def guide(self, ahead: Lookahead | None, epoch: int) -> None:
         """Hand models and steering to what decides inside the step `epoch`. Called between steps only."""

@@ -19,6 +19,8 @@ from hotset.runtime.steering import Steering
 
 SafePoint = Callable[[], None]
 Then = Callable[[], None]
+Stats = Callable[[], StepStats]
+"""Makes what a step says of itself, from figures taken as it ended: whenever there is time, on any thread."""
 Follow = Callable[[int, float], None]
 """Take over a plan that has arrived for the step of this epoch, or that arrives in so many seconds."""
 
@@ -44,7 +46,7 @@ class Steps(Protocol):
     def finish(self) -> None:
         """The tokens are in and full tails sealed: learn from the step and refill the reserve."""
 
-    def publish(self, steering: Steering, sequences: list[Sequence], epoch: int, stats: StepStats) -> None:
+    def publish(self, steering: Steering, sequences: list[Sequence], epoch: int, stats: Stats) -> None:
         """Send what the step accessed; takes the changes since the last time. Never waits for a peer."""
 
     def send(self, steering: Steering, message: Published) -> None:
@@ -89,10 +91,10 @@ class HostSteps:
         manager.observe(*self.last.candidate_heat(margins=manager.by_margin))
         manager.end_step()
 
-    def publish(self, steering: Steering, sequences: list[Sequence], epoch: int, stats: StepStats) -> None:
+    def publish(self, steering: Steering, sequences: list[Sequence], epoch: int, stats: Stats) -> None:
         """See Steps."""
         assert self.last is not None, "a step comes first"
-        steering.publish(events.step_message(self.kv, self.last, sequences, epoch, stats))
+        steering.publish(events.step_message(self.kv, self.last, sequences, epoch, stats()))
 
     def send(self, steering: Steering, message: Published) -> None:
         """See Steps."""

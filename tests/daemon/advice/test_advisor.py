@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,8 @@ SHAPE = Geometry(
     layers=1, kv_heads=2, page_size=4, selected=2, candidates=COLUMNS, page_bytes=64, slots=LIMIT * LANES * PAGES,
     groups=LIMIT * PAGES,
 )  # fmt: skip
+FIT = 5
+NARROW = SHAPE.model_copy(update={"slots": FIT * LANES * 2 * 5 // 4})
 CAPACITY = Capacity(device="gpu", max_sequences=LIMIT, least_slots=8)
 NONE = np.zeros(0, "<i4")
 
@@ -60,10 +63,10 @@ def stepped(epoch: int, running: list[int], others: int) -> Step:
 class Engine:
     """Publishes steps of as many of its sequences as its admission lets run; `obeys` or refuses advice."""
 
-    def __init__(self, *, obeys: bool) -> None:
+    def __init__(self, *, obeys: bool, shape: Geometry = SHAPE) -> None:
         self.transport = MemoryServer()
         self.link = ControlLink(
-            model="m", geometry=SHAPE, builtin_policy="lru", transport=self.transport, capacity=CAPACITY
+            model="m", geometry=shape, builtin_policy="lru", transport=self.transport, capacity=CAPACITY
         )
         self.admission = Admission(LIMIT)
         self.heard: list[Advice] = []
@@ -141,8 +144,8 @@ class Served:
 def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     made: list[Served] = []
 
-    def start(*, obeys: bool) -> Served:
-        made.append(Served(Engine(obeys=obeys), tmp_path))
+    def start(**options: Any) -> Served:
+        made.append(Served(Engine(**options), tmp_path))
         return made[-1]
 
     yield start
@@ -176,11 +179,30 @@ def test_an_engine_that_refuses_is_told_seldom(serve: Callable[..., Served]) -> 
     assert 1 <= len(served.engine.heard) <= 4
 
 
-def hello(session: str, capacity: Capacity) -> Hello:
+def test_who_is_there_from_the_beginning_says_how_many_fit_before_the_first_step(serve: Callable[..., Served]) -> None:
+    engine = serve(obeys=True, shape=NARROW).engine
+    end, found = time.monotonic() + 20, None
+    while found is None and time.monotonic() < end:
+        found = engine.link.take_advice()
+        time.sleep(0.0005)
+    assert found is not None
+    assert found.concurrency == FIT
+
+
+def hello(session: str, capacity: Capacity, **options: Any) -> Hello:
     return Hello(
-        session=session, pid=1, model="m", geometry=SHAPE, epoch=0, builtin_policy="lru", controller=True,
-        lease_seconds=3, capacity=capacity,
+        session=session, pid=1, model="m", geometry=options.pop("geometry", SHAPE), epoch=0, builtin_policy="lru",
+        controller=True, lease_seconds=3, capacity=capacity, **options,
     )  # fmt: skip
+
+
+def test_of_sequences_that_run_already_nothing_is_said_before_they_were_watched() -> None:
+    assert Advisor(hello("a", CAPACITY, geometry=NARROW, sequences=1), AdviceRules()).advise() is None
+    first = Advisor(hello("a", CAPACITY, geometry=NARROW), AdviceRules()).advise()
+    assert first is not None
+    assert (first.concurrency, first.reason) == (FIT, "as many as fit the hot set")
+    assert Advisor(hello("a", CAPACITY, geometry=NARROW), AdviceRules(concurrency=False)).advise() is None
+    assert Advisor(hello("a", CAPACITY), AdviceRules()).advise() is None  # all that can run fit
 
 
 def test_sessions_of_one_device_do_not_take_more_than_it_has() -> None:
@@ -230,7 +252,8 @@ def test_advice_that_was_not_sent_is_said_again() -> None:
 @pytest.mark.parametrize("told", [True, False])
 def test_steps_that_capture_are_not_what_it_judges_by(told: bool) -> None:
     """Nothing stalls but steps that compile, which take long; not told of that, it takes them for a slow link."""
-    advisor, state = Advisor(hello("a", CAPACITY), AdviceRules(groups=False, pacing=False)), SessionState(SHAPE)
+    met = hello("a", CAPACITY, geometry=SHAPE.model_copy(update={"slots": 2 * LANES * 2 * 5 // 4}), sequences=5)
+    advisor, state = Advisor(met, AdviceRules(groups=False, pacing=False)), SessionState(SHAPE)
     for sequence in range(LIMIT):
         state.open(opened(sequence))
     least = 5

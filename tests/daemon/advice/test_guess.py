@@ -39,6 +39,13 @@ def test_without_a_model_it_goes_down_in_stall_only() -> None:
     assert guess.over
 
 
+def test_without_a_model_nothing_speaks_for_fewer_than_fit() -> None:
+    guess = Guess(fits=40)
+    assert guess.next(seen(100, stall=0.9), None, 1, LIMIT) == 40
+    assert guess.next(seen(40, stall=0.9), None, 1, LIMIT) is None
+    assert Guess(fits=40).next(seen(40, stall=0.9), 12, 1, LIMIT) == 12
+
+
 def test_it_does_not_go_back_to_the_stall_that_it_left() -> None:
     guess = Guess()
     assert guess.next(seen(64, stall=0.9), None, 1, LIMIT) == 16
@@ -73,6 +80,25 @@ def test_a_mountain_of_stall_is_left_within_a_few_steps_and_the_hint_is_reached_
     assert path[4] == 32
     assert path[20] == 10
     assert controller.best is None or controller.best.concurrency == 10
+
+
+@pytest.mark.parametrize(("limit", "least", "target"), [(64, 1, 12), (64, 20, 20), (12, 1, None), (0, 1, 12)])
+def test_it_starts_with_those_that_fit_where_more_could_run(limit: int, least: int, target: int | None) -> None:
+    controller = ConcurrencyController(AdviceRules(least_concurrency=least), limit, fits=12)
+    controller.start()
+    assert controller.target == target
+
+
+def test_a_start_that_was_too_low_is_left_as_soon_as_the_model_knows_better() -> None:
+    rates = Promise(np.arange(20.0, 41.0), np.arange(20.0, 41.0))
+    controller, known = ConcurrencyController(AdviceRules(), LIMIT, lambda *_: rates if known else None, fits=6), False
+    controller.start()
+    for step in range(48):
+        known = step >= 12
+        running = controller.target or 0
+        controller.observe(Load(running, LIMIT - running, 2000, 1000))
+        assert running == 6 or known
+    assert controller.target == 40
 
 
 def test_it_begins_where_an_earlier_controller_stood() -> None:

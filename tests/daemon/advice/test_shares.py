@@ -43,7 +43,17 @@ def outlook(at: float, misses: float = 10_000.0) -> Outlook:
 
 
 def pool(slots: int = 1000, sequence_bytes: int = 0, budget: int = 0) -> Pool:
-    return Pool(slots=slots, least=16, budget=budget, page_bytes=100, sequence_bytes=sequence_bytes)
+    return Pool(slots, least=16, budget=budget, page_bytes=100, sequence_bytes=sequence_bytes, selected=40)
+
+
+@pytest.mark.parametrize(
+    ("slots", "sequence_bytes", "budget", "fits"),
+    [(1000, 0, 0, 20), (999, 0, 0, 19), (10, 0, 0, 1), (1000, 5000, 50_000, 5), (1000, 5000, 10**9, 20)],
+)
+def test_so_many_fit_as_their_selections_and_a_quarter_more_have_room(
+    slots: int, sequence_bytes: int, budget: int, fits: int
+) -> None:
+    assert pool(slots, sequence_bytes, budget).fits == fits
 
 
 def test_compute_is_fitted_once_batches_differ() -> None:

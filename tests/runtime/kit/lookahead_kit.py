@@ -51,7 +51,7 @@ def logged(decoder: Decoder, steps: int) -> list[Step]:
         done = decoder.last_pass
         assert done is not None
         sequences = [decoder.kv.sequences[number] for number in done.sequences]
-        told.append(events.step_message(decoder.kv, done, sequences, decoder.epoch, decoder._stats(REPORT)))
+        told.append(events.step_message(decoder.kv, done, sequences, decoder.epoch, decoder._stats(REPORT)()))
     return told
 
 

@@ -47,7 +47,10 @@ class Advisor:
         if self._pool.budget and self._device:
             self._node.join(hello.session, self._device)
         self._limit = limit
-        self._controller = ConcurrencyController(rules, limit, self._promise)
+        self._controller = ConcurrencyController(rules, limit, self._promise, self._pool.fits)
+        self._begun = "as many as fit the hot set"
+        if rules.concurrency and not hello.sequences:
+            self._controller.start()
         self._ghost = Ghost(
             shape.lanes, shape.groups, pages=rules.sample_pages, cells=rules.sample_cells,
             half_life=rules.half_life, warm_steps=WARM_STEPS,
@@ -66,6 +69,7 @@ class Advisor:
         """Begin with what an earlier daemon advised this runtime; before the first step."""
         if concurrency and self._rules.concurrency:
             self._controller.resume(concurrency)
+            self._begun = "as an earlier daemon advised"
         self._recalled_slots = hot_slots if self._rules.shares else None
 
     def observe(self, message: Step, state: SessionState) -> None:
@@ -190,6 +194,7 @@ class Advisor:
         best = self._controller.best
         if best is None:
             grouped = "groups by shared pages" if self._overlap.groups else ""
-            return "as an earlier daemon advised" if self._controller.target else grouped
+            begun = "as the miss curve promises" if self._controller.probes else self._begun
+            return begun if self._controller.target else grouped
         doing = "holding" if self._controller.holding else f"trying {self._controller.target}"
         return f"{doing}; best {best.concurrency} sequences, {best.goodput:.4g} tokens/s, {best.stall:.0%} stalled"

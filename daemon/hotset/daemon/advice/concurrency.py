@@ -40,8 +40,8 @@ MOST_RESTS = 4
 class ConcurrencyController:
     """`target` is how many should run; None until it has an opinion. `holding`: nothing better is in sight."""
 
-    def __init__(self, rules: AdviceRules, limit: int = 0, model: Model | None = None) -> None:
-        """`limit`: sequences that the runtime can run, 0 if unknown."""
+    def __init__(self, rules: AdviceRules, limit: int = 0, model: Model | None = None, fits: int = 1) -> None:
+        """`limit`: sequences that the runtime can run, 0 if unknown; `fits`: those whose selections fit the hot set."""
         self.target: int | None = None
         self.holding = False
         self.probes = 0
@@ -52,7 +52,8 @@ class ConcurrencyController:
         self._glance = Meter(max(1, rules.block // 2), 1)
         self._peek = Meter(max(1, rules.block // 4), 1)
         self._search = Search(rules.tolerance)
-        self._guess = Guess()
+        self._fits = fits
+        self._guess = Guess(fits)
         self._trial = Trial()
         self._reference: Reading | None = None
         self._settling = False
@@ -67,6 +68,11 @@ class ConcurrencyController:
         """The best concurrency known, and its goodput."""
         return self._search.best
 
+    def start(self) -> None:
+        """Nobody runs yet: have no more begin than fit, since all at once might do nothing but wait for each other."""
+        fits = max(self._rules.least_concurrency, self._fits)
+        self.target = fits if fits < self._limit else None
+
     def resume(self, target: int) -> None:
         """Begin where an earlier controller of this runtime stood, and measure there first."""
         self.target = max(self._rules.least_concurrency, min(target, self._limit))
@@ -75,7 +81,7 @@ class ConcurrencyController:
     def forget(self) -> None:
         """The runtime does not follow, or is another one: have no opinion until something is measured anew."""
         self.target, self.holding, self._settling = None, False, False
-        self._search, self._guess = Search(self._rules.tolerance), Guess()
+        self._search, self._guess = Search(self._rules.tolerance), Guess(self._fits)
         self._restart_meters()
 
     def observe(self, load: Load) -> None:
@@ -250,7 +256,7 @@ class ConcurrencyController:
     def _begin_anew(self) -> None:
         """The world has changed; even the last reading is half of another."""
         self._rests, self.holding = 1, False
-        self._search, self._guess = Search(self._rules.tolerance), Guess()
+        self._search, self._guess = Search(self._rules.tolerance), Guess(self._fits)
         self._restart_meters()
 
     def _drifted(self, reading: Reading, reference: Reading) -> bool:

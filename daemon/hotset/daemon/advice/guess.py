@@ -29,8 +29,10 @@ PATIENCE = 4
 class Guess:
     """Ask `next` after every half block of steps until it is `over`."""
 
-    def __init__(self) -> None:
+    def __init__(self, fits: int = 1) -> None:
+        """`fits`: sequences whose selections fit the hot set; without a hint nothing speaks for fewer."""
         self.over = False
+        self._fits = fits
         self._tries = TRIES
         self._left: Reading | None = None
         self._waits = PATIENCE
@@ -53,7 +55,7 @@ class Guess:
     def _wanted(self, seen: Reading, hint: int | None) -> int | None:
         here, left = seen.concurrency, self._left
         if hint is None:
-            down = round(here * (1 + HEAVY_STALL) * (1 - seen.stall))
+            down = max(self._fits, round(here * (1 + HEAVY_STALL) * (1 - seen.stall)))
             return down if seen.stall > HEAVY_STALL and down < here / NEAR else None
         if left is not None and hint > here and seen.stall < HELPED * left.stall:
             return min(hint, max(here, math.floor(math.sqrt(here * left.concurrency))))

@@ -27,6 +27,8 @@ from hotset.protos.messages import Capacity, Geometry
 Float64 = npt.NDArray[np.float64]
 
 LEAST_FACTOR, MOST_FACTOR = 0.2, 3.0
+ROOM = 1.25
+"""Slots for each page that a lane selects, with which sequences are taken to fit before anything is known of reuse"""
 FIXED_SHARE = 0.5
 """of a step's compute, until several batch sizes were seen"""
 POINTS = 48
@@ -42,12 +44,23 @@ class Pool:
     budget: int
     page_bytes: int
     sequence_bytes: int
+    selected: int
+    """pages that a sequence selects in a step"""
 
     @classmethod
     def of(cls, geometry: Geometry, capacity: Capacity) -> Pool:
         """As the runtime says in its hello."""
         least = max(1, min(geometry.slots, capacity.least_slots or geometry.kv_heads * geometry.selected))
-        return cls(geometry.slots, least, capacity.hbm_bytes, geometry.page_bytes, capacity.sequence_bytes)
+        selected = geometry.lanes * geometry.selected
+        return cls(geometry.slots, least, capacity.hbm_bytes, geometry.page_bytes, capacity.sequence_bytes, selected)
+
+    @property
+    def fits(self) -> int:
+        """Sequences whose selections of a step have room in the hot set, and some more of it, at least one."""
+        fits = self.slots / (ROOM * self.selected)
+        if self.budget:
+            fits = min(fits, self.budget / (self.sequence_bytes + ROOM * self.selected * self.page_bytes))
+        return max(1, int(fits))
 
     def hot(self, sequences: Float64, budget: float | None = None) -> Float64:
         """Slots that so many running sequences leave to the hot set, at least one."""

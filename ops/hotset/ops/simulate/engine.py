@@ -63,6 +63,7 @@ class Engine:
                 return False
             self._wait_until(self._coming[0].arrival_us)
             return True
+        self._obey()
         batch = self._admit()
         self._decode(batch)
         for playing in [p for p in batch if p.over]:
@@ -181,7 +182,6 @@ class Engine:
         """Take in what has arrived; returns the pages of prefetches that a plan began."""
         self.tally.wasted_pages += self.pool.commit()
         self.wire.safe_point(self.now_us)
-        self._obey()
         plan = self.wire.take_plan()
         return 0 if plan is None else self._apply(plan)
 

@@ -50,7 +50,8 @@ class Job:
     `learned-device` is `learned`, and the engine decides inside its steps as well, by the model that the daemon pushes.
 
     With a `log_dir` there is a daemon in any case, and it logs there.
-    `start` sequences run at once until there is advice, by default as many as can.
+    `start` sequences run at once until there is advice, as if the daemon had come later; by default it is there from
+    the beginning.
     """
 
     traces: tuple[Path, ...]
@@ -158,6 +159,7 @@ def _daemon(job: Job, workload: Workload, folder: Path) -> LockstepWire:
         plan_delay_us=job.node.plan_delay_us,
         watch=watch,
         in_step=in_step,
+        running=job.start or 0,
     )
 
 

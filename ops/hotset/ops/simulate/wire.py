@@ -90,7 +90,9 @@ class LockstepWire(Wire):
         plan_delay_us: float,
         watch: Stopwatch,
         in_step: InStep | None = None,
+        running: int = 0,
     ) -> None:
+        """`running`: sequences that the engine says it decodes already."""
         self._now_us = 0.0
         self._watch = watch
         self._delay_us = plan_delay_us
@@ -101,7 +103,7 @@ class LockstepWire(Wire):
         self._hello = Hello(
             session=f"simulated-{os.getpid()}", pid=os.getpid(), model=model[:256] or "trace", geometry=geometry,
             epoch=0, builtin_policy=builtin, controller=False, lease_seconds=_LIMITS.lease_seconds, capacity=capacity,
-            in_step=in_step or InStep(),
+            in_step=in_step or InStep(), sequences=running,
         )  # fmt: skip
         self._server = LinkServer(self._transport, self._mailbox, self._counters, limits=_LIMITS, hello=self._greet)
         self._server.limit_entries(geometry.slots)

@@ -26,6 +26,7 @@ from hotset.runtime.gpu.passes import DevicePass
 from hotset.runtime.gpu.residency import DeviceResidency
 from hotset.runtime.groups import Sequence
 from hotset.runtime.paged_kv import PagedKV
+from hotset.runtime.steps import Stats
 
 DEPTH = 16
 SPARE = 1 << 16
@@ -125,9 +126,7 @@ class Told:
             device.keep(part, Stream.EVENTS)
         self._copied = device.mark(Stream.EVENTS, sleep=True)
 
-    def describe(
-        self, sequences: list[Sequence], epoch: int, stats: StepStats, new: list[tuple[int, int, int]]
-    ) -> None:
+    def describe(self, sequences: list[Sequence], epoch: int, stats: Stats, new: list[tuple[int, int, int]]) -> None:
         """What the host knows of the step; from here on the record is the thread's.
 
         Behind a gap the step's movement is what the device has counted since the host last heard of it, not since the
@@ -135,9 +134,8 @@ class Told:
         """
         self._before, self._ring.gap = (self._ring.manager.heard if self._ring.gap else None), False
         self._epoch, self._stats, self._new = epoch, stats, new
-        self._ids = [s.id for s in sequences]
-        self._lengths = np.array([s.length for s in sequences], "<i4")
-        self._steps = np.array([s.step - 1 for s in sequences], "<i4")
+        # Arrays are made on the thread: the device waits for the loop here.
+        self._stood = [(s.id, s.length, s.step - 1) for s in sequences]
 
     def message(self) -> Step | None:
         """On the thread: wait for the copies, make the message, give the record back. None if too much has changed."""
@@ -159,12 +157,13 @@ class Told:
             told[:count].clone().numpy()
             for told, count in zip(self._host[4:6], self._host[3][:2].tolist(), strict=True)
         )
+        ids, lengths, steps = zip(*self._stood, strict=True)
         return Step(
             epoch=self._epoch,
-            sequences=self._ids,
+            sequences=list(ids),
             stats=self._completed(self._host[3].tolist()),
-            lengths=self._lengths,
-            sequence_steps=self._steps,
+            lengths=np.array(lengths, "<i4"),
+            sequence_steps=np.array(steps, "<i4"),
             candidates=candidates,
             scores=scores,
             flags=flags,
@@ -190,7 +189,7 @@ class Told:
         new = [now - then for now, then in zip(counts, self._before or self._ring.counts, strict=True)]
         self._ring.counts = counts
         prefetched = new[BEGUN][0]
-        return self._stats.model_copy(
+        return self._stats().model_copy(
             update={
                 "stall_us": new[STALL_NS] // 1000,
                 "demand_pages": new[DEMAND_PAGES],

@@ -13,7 +13,6 @@ from collections import Counter
 import torch
 
 from hotset.kernels.resolve import raise_if_failed
-from hotset.protos.messages import StepStats
 from hotset.runtime.generation import Generation
 from hotset.runtime.gpu.ahead import AheadFlights
 from hotset.runtime.gpu.device import Stream
@@ -31,7 +30,7 @@ from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.passes import DecodePass
 from hotset.runtime.selectors import Selector
 from hotset.runtime.steering import Steering
-from hotset.runtime.steps import Follow, SafePoint, Then
+from hotset.runtime.steps import Follow, SafePoint, Stats, Then
 
 BUCKETS = (1, 2, 4, 8, 16, 24)
 CAPTURE_AFTER = 64
@@ -104,7 +103,7 @@ class DeviceSteps:
     def finish(self) -> None:
         """See Steps; `run` has launched all of it."""
 
-    def publish(self, steering: Steering, sequences: list[Sequence], epoch: int, stats: StepStats) -> None:
+    def publish(self, steering: Steering, sequences: list[Sequence], epoch: int, stats: Stats) -> None:
         """See Steps. A step that found no room in the ring is counted and leaves a gap."""
         new, self.kv.new_groups = self.kv.new_groups, []
         if self._told is None:
