@@ -3,8 +3,8 @@
     python tests/bench/bench_concurrency.py [TRACE...] [--loads tuned held-out] [--starts 0 1 8 32 128] [--seeds 1]
         [--fixed 8 12 16] [--equal-lengths] [--jobs 2]
 
-Without a trace it runs on tests/data/sample.parquet. From each start (0: as many as can) the controller begins with
-no knowledge; its goodput is that of the whole run, search included, and that of the second half. The rules of the
+Without a trace it runs on tests/data/sample.parquet. The controller comes while so many run as a start says (0: it is
+there from the beginning), and knows nothing; its goodput is that of the whole run, search included, and that of the second half. The rules of the
 controller were chosen on the tuned loads; the held-out ones, and other traces, were only measured. Virtual time: the
 figures do not depend on the machine.
 
@@ -131,7 +131,7 @@ def bench(pool: Any, traces: tuple[Path, ...], loads: str, name: str, told: argp
 def _judged(asked: Asked, rate: float, about: dict[str, Any], best: float) -> dict[str, Any]:
     near = (at * WINDOW // 4 for at, r in enumerate(about["windows"]) if r >= 0.95 * best)
     return {
-        "start": asked[3] or "most", "seed": asked[4], "whole": round(rate / best - 1, 4),
+        "start": asked[3] or "beginning", "seed": asked[4], "whole": round(rate / best - 1, 4),
         "second_half": round(about["second_half"] / best - 1, 4), "converged_at_step": next(near, None),
         **{key: about[key] for key in ("steps", "changes", "last")},
     }  # fmt: skip

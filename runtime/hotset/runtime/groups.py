@@ -26,6 +26,13 @@ class Sequence:
     groups: list[int] = field(default_factory=list)
     parent: int | None = None
     parked: torch.Tensor | None = None
+    next_group: int | None = None
+    """not yet in `groups`: its tail is open already, for the token that comes next"""
+
+    @property
+    def held(self) -> list[int]:
+        """All groups that it holds a reference on."""
+        return self.groups if self.next_group is None else [*self.groups, self.next_group]
 
 
 class GroupTable:
@@ -73,7 +80,7 @@ class GroupTable:
         """Raise AssertionError unless the reference counts are what `sequences` hold."""
         counted = [0] * len(self.references)
         for sequence in sequences:
-            for group in sequence.groups:
+            for group in sequence.held:
                 counted[group] += 1
         assert counted == self.references, "reference counts differ from the sequences' groups"
         assert sorted(self._free) == [g for g, n in enumerate(counted) if n == 0], "free list is off"

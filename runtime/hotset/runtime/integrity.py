@@ -60,7 +60,7 @@ def _check_pages(manager: ResidencyManager, state: ResidencyState, sequences: li
     tails = torch.zeros_like(stored)
     for sequence in sequences:
         full = sequence.length // page_size
-        pages = manager.pages_of(torch.tensor(sequence.groups, dtype=torch.int64))
+        pages = manager.pages_of(torch.tensor(sequence.held, dtype=torch.int64))
         stored[pages[:full]] = True
         if sequence.parked is None:
             tails[pages[full:]] = True

@@ -94,17 +94,19 @@ class PagedKV:
         while len(sequence.groups) < self.groups_for(sequence.length):
             self._add_group(sequence)
         if sequence.length % self.page_size:
-            self.manager.open_tail(sequence.groups[-1])
+            self.manager.open_tails(sequence.groups[-1:])
 
     def begin_token(self, sequence: Sequence) -> None:
         """Make room for one more token: the first token of a page opens a tail. The token counts at once."""
         if sequence.length % self.page_size == 0:
-            self._add_group(sequence)
-            try:
-                self.manager.open_tail(sequence.groups[-1])
-            except CapacityError:
-                self._drop(sequence, [sequence.groups.pop()])
-                raise
+            opened, sequence.next_group = sequence.next_group, None
+            self._add_group(sequence, opened)
+            if opened is None:
+                try:
+                    self.manager.open_tails(sequence.groups[-1:])
+                except CapacityError:
+                    self._drop(sequence, [sequence.groups.pop()])
+                    raise
         sequence.length += 1
 
     def end_token(self, sequence: Sequence) -> None:
@@ -112,6 +114,22 @@ class PagedKV:
         sequence.step += 1
         if sequence.length % self.page_size == 0:
             self.manager.seal(sequence.groups[-1])
+
+    def open_next(self, sequences: list[Sequence]) -> None:
+        """Open the tails whose first token comes next, where a device can do it while it computes; else nothing.
+
+        Groups or slots that are not to be had now may be had by `begin_token`.
+        """
+        if not self.manager.opens_ahead:
+            return
+        wanting = [s for s in sequences if s.length % self.page_size == 0][: self.groups.free_groups]
+        for sequence in wanting:
+            sequence.next_group = self.groups.allocate()
+        try:
+            self.manager.open_tails([s.next_group for s in wanting if s.next_group is not None])
+        except CapacityError:
+            for sequence in wanting:
+                self._close_next(sequence)
 
     def fork(self, parent: Sequence) -> Sequence:
         """A sequence that shares all sealed groups of `parent` and copies its tail; parked if `parent` is."""
@@ -146,6 +164,7 @@ class PagedKV:
         if sequence.length % self.page_size:
             sequence.parked = self.manager.park_tail(sequence.groups[-1])
         else:
+            self._close_next(sequence)
             sequence.parked = torch.empty(0)
 
     def resume(self, sequence: Sequence) -> None:
@@ -158,8 +177,8 @@ class PagedKV:
     def close(self, sequence: Sequence) -> None:
         """End a sequence; groups that nobody else holds are freed in every tier."""
         del self.sequences[sequence.id]
-        self._drop(sequence, sequence.groups)
-        sequence.groups = []
+        self._drop(sequence, sequence.held)
+        sequence.groups, sequence.next_group = [], None
 
     def groups_for(self, tokens: int) -> int:
         """Groups that `tokens` tokens need."""
@@ -201,8 +220,13 @@ class PagedKV:
         """Raise AssertionError if any invariant of DESIGN.md is broken. For use between steps."""
         check_integrity(self.manager, self.groups, list(self.sequences.values()), self.page_size)
 
-    def _add_group(self, sequence: Sequence) -> None:
-        group = self.groups.allocate()
+    def _close_next(self, sequence: Sequence) -> None:
+        group, sequence.next_group = sequence.next_group, None
+        self._drop(sequence, [] if group is None else [group])
+
+    def _add_group(self, sequence: Sequence, group: int | None = None) -> None:
+        """Add `group`, which the sequence holds already, or a new one."""
+        group = self.groups.allocate() if group is None else group
         sequence.groups.append(group)
         self.new_groups.append((sequence.id, group, self.generation(group)))
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from hotset.kernels.apply_plan import REASONS as PLAN_REASONS
@@ -31,12 +30,11 @@ from hotset.protos.errors import CapacityError
 from hotset.protos.heat import CEILING, DECAY, EPSILON
 from hotset.protos.messages import LayerFigure
 from hotset.runtime.backing import BackingStore
+from hotset.runtime.change_log import ChangeLog, Int32
 from hotset.runtime.figures import Cause, LayerFigures, Movement
 from hotset.runtime.host_link import HostLink
 from hotset.runtime.prefetcher import Prefetcher
 from hotset.runtime.step_prefetch import StepPrefetch
-
-Int32 = npt.NDArray[np.int32]
 
 
 class ResidencyManager:
@@ -73,8 +71,7 @@ class ResidencyManager:
         self.figures = LayerFigures(self.state, kv_heads)
         self._prefetcher = Prefetcher(backing, self.rows, link)
         self._ahead = StepPrefetch(self, self._prefetcher)
-        self._loaded: list[torch.Tensor] = []
-        self._evicted: list[torch.Tensor] = []
+        self._changed = ChangeLog(self.state)
         self._stall = 0.0
         self._layer = -1
 
@@ -100,20 +97,25 @@ class ResidencyManager:
 
     # Tails: pinned from their first token until they are sealed.
 
-    def open_tail(self, group: int) -> None:
-        """Pin one zeroed slot for every lane of `group`, held ones first. Only between steps, as nothing is in use.
+    @property
+    def opens_ahead(self) -> bool:
+        """Whether tails should be opened while a step computes, for the next one, which then waits less."""
+        return False
 
-        Raises CapacityError if the pool cannot give them.
+    def open_tails(self, groups: list[int]) -> None:
+        """Pin one zeroed slot for every lane of `groups`, held ones first. Only between steps, as nothing is in use.
+
+        Raises CapacityError if the pool cannot give all of them.
         """
-        pages = self.pages_of(torch.tensor([group])).flatten()
+        pages = self.pages_of(torch.tensor(groups)).flatten()
         self._ensure_evictable(pages.numel())
         self._hold(pages.numel() - held_level(self.state))
         self.rows[lend_slots(self.state, self._ids(pages))] = 0
-        self._loaded.append(pages)
+        self._changed.loaded(pages)
 
     def copy_tail(self, source: int, target: int) -> None:
         """Copy-on-write: give `target` a pinned tail with the content of the tail group `source`."""
-        self.open_tail(target)
+        self.open_tails([target])
         pages = self.pages_of(torch.tensor([source, target]))
         old, new = self.state.slot_of[self._ids(pages)].long()
         self.rows[new] = self.rows[old]
@@ -135,8 +137,8 @@ class ResidencyManager:
         return rows
 
     def unpark_tail(self, group: int, rows: torch.Tensor) -> None:
-        """Pin the tail of a sequence that goes on, with the content that park_tail gave. Raises as open_tail does."""
-        self.open_tail(group)
+        """Pin the tail of a sequence that goes on, with the content that park_tail gave. Raises as open_tails does."""
+        self.open_tails([group])
         pages = self.pages_of(torch.tensor([group])).flatten()
         with self.link.carrying(rows.nbytes, demand=True) if self.link else nullcontext():
             self.rows[self.slots_of(pages)] = rows.to(self.rows.device)
@@ -158,7 +160,7 @@ class ResidencyManager:
         self.state.slot_of[pages] = slots.to(torch.int32)
         self.state.state[slots] = LIVE
         self.state.last_used[slots] = self.state.tick
-        self._loaded.append(pages)
+        self._changed.loaded(pages)
         self.moved.warm_pages += pages.numel()
         return pages.numel()
 
@@ -218,7 +220,7 @@ class ResidencyManager:
         self._load(missed, done.miss_slots.long())
         self._waited(LayerFigure.COPY_STALL_US, time.perf_counter() - start)
         if missed.numel():
-            self._loaded.append(missed)
+            self._changed.loaded(missed)
         moved = self.moved
         moved.accesses += int((pages >= 0).sum())
         moved.hits += int(done.hit.sum())
@@ -306,7 +308,7 @@ class ResidencyManager:
         """At a safe point: make prefetches visible whose copies have arrived (`wait`: all of them)."""
         for pages, slots, generations in self._prefetcher.arrived(wait=wait):
             visible = commit_prefetch(self.state, pages, slots, generations)
-            self._loaded.append(pages[visible])
+            self._changed.loaded(pages[visible])
             self.moved.prefetch_wasted += int((~visible).sum())
 
     def overlaps(self, tokens: int) -> None:
@@ -343,30 +345,15 @@ class ResidencyManager:
 
     def forget_changes(self) -> None:
         """Nobody wants to know what changed so far."""
-        self.state.evicted_count.zero_()
-        self._loaded.clear()
-        self._evicted.clear()
+        self._changed.forget()
 
     def drain_changes(self) -> tuple[Int32, Int32]:
         """Pages that gained and that lost their slot since the last call, both [n]; each page stands in one."""
-        self.keep_evicted()
-        parts = [pages.cpu().numpy() for pages in (*self._loaded, *self._evicted)]
-        touched = np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, np.int32)
-        self._loaded.clear()
-        self._evicted.clear()
-        # As np.unique does, which hashes integers: on the decode thread that takes twenty times as long.
-        touched.sort()
-        touched = touched[np.diff(touched, prepend=np.int32(-1)) != 0]
-        resident = self.state.slot_of.cpu().numpy().take(touched) >= 0
-        return touched[resident], touched[~resident]
+        return self._changed.drain()
 
     def keep_evicted(self) -> None:
-        """Empty the device's log of evictions, which has room for as many as there are slots."""
-        if not (count := int(self.state.evicted_count)):
-            return
-        gone = self.state.evicted[: min(count, self.state.slots)].cpu().numpy()
-        self._evicted.append(torch.from_numpy(gone[gone >= 0].astype(np.int64)))
-        self.state.evicted_count.zero_()
+        """Before the state's log of evictions could overflow."""
+        self._changed.keep_evicted()
 
     def peek(self, pages: torch.Tensor) -> torch.Tensor:
         """Content of `pages` ([n] int64, sealed or resident), [n, *row_shape]; residency stays as it is."""

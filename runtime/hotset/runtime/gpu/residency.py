@@ -22,6 +22,7 @@ from hotset.kernels.resolve import Resolved, resolve
 from hotset.kernels.state import FREE, LIVE, PINNED, ResidencyState
 from hotset.kernels.swap_in import rows_of, swap_in
 from hotset.protos.heat import DECAY
+from hotset.runtime.change_log import Int32
 from hotset.runtime.gpu.ahead import AheadFlights
 from hotset.runtime.gpu.backing import DeviceBacking
 from hotset.runtime.gpu.changes import Changes
@@ -29,7 +30,7 @@ from hotset.runtime.gpu.counts import COUNTS, DEMAND_PAGES, LINK_NS, STALL_NS, W
 from hotset.runtime.gpu.device import Device, Stream
 from hotset.runtime.gpu.plans import DevicePlans, Tell, rejected_of
 from hotset.runtime.gpu.prefetch import DevicePrefetcher
-from hotset.runtime.residency import Int32, ResidencyManager
+from hotset.runtime.residency import ResidencyManager
 
 
 class DeviceResidency(ResidencyManager):
@@ -88,21 +89,29 @@ class DeviceResidency(ResidencyManager):
 
     # Tails.
 
-    def open_tail(self, group: int) -> None:
+    @property
+    def opens_ahead(self) -> bool:
+        """See ResidencyManager."""
+        return not self._held
+
+    def open_tails(self, groups: list[int]) -> None:
         """See ResidencyManager. Where slots are held, as advice asks, the host waits for the choice of slots."""
-        self._ensure_evictable(self.lanes)
-        self.make_way(self.lanes)
+        if not groups:
+            return
+        needed = len(groups) * self.lanes
+        self._ensure_evictable(needed)
+        self.make_way(needed)
         if self._held:
-            super().open_tail(group)
+            super().open_tails(groups)
             self._held = held_level(self.state)
         else:
-            self._pin(group * self.lanes)
-        self._tails.add(group)
+            self._pin(self.pages_of(torch.tensor(groups)).flatten().to(torch.int32))
+        self._tails.update(groups)
 
-    def _pin(self, first: int) -> None:
+    def _pin(self, pages: torch.Tensor) -> None:
         # Nothing is in use between steps, so whatever the last layer used may go as well.
         self._open_tick()
-        pages = torch.arange(first, first + self.lanes, dtype=torch.int32, device=self.device.place)
+        pages = self._ids(pages)
         slots = resolve(self.state, pages, self.policy).slots.long()
         self.state.state.index_fill_(0, slots, PINNED)
         self.rows.index_fill_(0, slots, 0)

@@ -21,9 +21,10 @@ class UntieredResidency(DeviceResidency):
         super().__init__(**sizes)
         self.state.slot_of.copy_(torch.arange(self.state.slot_of.numel()))
 
-    def open_tail(self, group: int) -> None:
+    def open_tails(self, groups: list[int]) -> None:
         """See ResidencyManager."""
-        self.rows.index_fill_(0, self._ids(self.pages_of(torch.tensor([group])).flatten()), 0)
+        if groups:
+            self.rows.index_fill_(0, self._ids(self.pages_of(torch.tensor(groups)).flatten()), 0)
 
     def seal(self, group: int) -> None:
         """See ResidencyManager."""
