@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from hotset.ops.cli import build
-from hotset.ops.decode_bench.arms import ARMS, TURNS, Measured, measure
+from hotset.ops.decode_bench.arms import ARMS, Measured, measure, turns
 from hotset.ops.decode_bench.heads import random_heads
 from hotset.ops.decode_bench.replay import Replay
 from hotset.ops.decode_bench.run import run
@@ -86,8 +86,15 @@ def test_a_daemon_steers_the_arm_that_is_attached(model: Any, replay: Replay, mo
     found = measure("2k+attached", TINY, model, None, 3, 4, replay, InlineDevice())
     assert os.environ["HOTSET_RUNTIME_DIR"] == "/nowhere"
     # Until enough of its plans were applied, and then in turn without it and beside it.
-    turns = TURNS * 2 * (12 + 4)
-    assert 1 + turns + PLANS <= len(found.tokens[0]) <= 1 + turns + STEPS
+    taken = 3 * 2 * (12 + 4)
+    assert 1 + taken + PLANS <= len(found.tokens[0]) <= 1 + taken + STEPS
+
+
+@pytest.mark.parametrize(("shape", "steps", "expected"), [("llama", 16, 7), ("llama", 4, 9), ("llama", 400, 1)])
+def test_a_daemon_is_measured_in_as_many_turns_as_the_context_has_room_for(
+    shape: str, steps: int, expected: int
+) -> None:
+    assert turns(SHAPES[shape], steps) == expected
 
 
 def test_a_daemon_that_cannot_run_is_told_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:

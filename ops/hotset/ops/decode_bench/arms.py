@@ -28,6 +28,7 @@ from hotset.ops.decode_bench.profile import kernel_times
 from hotset.ops.decode_bench.replay import DISTANCE, Replay, ReplayEstimate, ReplaySelector
 from hotset.ops.decode_bench.scene import Prompts, build, place_all, seat
 from hotset.ops.decode_bench.shapes import Shape
+from hotset.ops.decode_bench.sidecar import STEPS as STEERED
 from hotset.ops.decode_bench.sidecar import sidecar, steered
 from hotset.protos.messages import Message, Model
 from hotset.runtime.decoder import Decoder
@@ -39,8 +40,8 @@ from hotset.runtime.stepping import make_steps
 ARMS = ("hbm", "ample", "2k", "2k+lists", "2k+bare", "2k+learned", "2k+held", "2k+attached")
 WARM = 12
 """Steps before the figures begin: kernels compile, passes are captured, a cold pool fills."""
-TURNS = 3
-"""Measurements beside a daemon, and as many without it."""
+TURNS = 9
+"""Measurements beside a daemon, and as many without it, at most."""
 LISTED = 8
 """Entries of a prefetch list a lane and step."""
 
@@ -140,7 +141,7 @@ def measure(
             place_all(decoder)
         listener = _Listener(decoder, selector, arm == "2k+lists")
         decoder.steering = listener
-        found = _attached(decoder, selector, steps) if arm == "2k+attached" else _run(decoder, listener, steps)
+        found = _attached(decoder, selector, shape, steps) if arm == "2k+attached" else _run(decoder, listener, steps)
         return replace(found, kernels=kernel_times(decoder, arm, batch)) if profiled else found
     finally:
         decoder.steps.close()
@@ -158,7 +159,13 @@ def _run(decoder: Decoder, listener: _Listener, steps: int) -> Measured:
     return replace(found, events=max(0.0, statistics.median(told) - found.step), tokens=_tokens(decoder))
 
 
-def _attached(decoder: Decoder, selector: ReplaySelector | None, steps: int) -> Measured:
+def turns(shape: Shape, steps: int) -> int:
+    """An odd number of measurements of `steps` steps beside a daemon, as far as the context has room for them."""
+    room = (shape.context - shape.start - STEERED) // (2 * (WARM + steps))
+    return max(1, min(TURNS, room - 1 + room % 2))
+
+
+def _attached(decoder: Decoder, selector: ReplaySelector | None, shape: Shape, steps: int) -> Measured:
     """In turn with the daemon and without it, replaying the same part of the record: elsewhere it misses more or less.
 
     `events` is the median of what each turn beside the daemon adds to the one before it.
@@ -174,7 +181,7 @@ def _attached(decoder: Decoder, selector: ReplaySelector | None, steps: int) -> 
         steered(decoder)
         link, nobody = decoder.steering, Steering()
         found, added = [], []
-        for _ in range(TURNS):
+        for _ in range(turns(shape, steps)):
             decoder.steering = nobody
             again()
             alone, _ = _times(decoder, steps)
@@ -182,7 +189,7 @@ def _attached(decoder: Decoder, selector: ReplaySelector | None, steps: int) -> 
             again()
             found.append(_measured(decoder, steps))
             added.append(found[-1].step - statistics.median(alone))
-    middle = sorted(found, key=lambda turn: turn.step)[TURNS // 2]
+    middle = sorted(found, key=lambda turn: turn.step)[len(found) // 2]
     return replace(middle, events=statistics.median(added), tokens=found[-1].tokens)
 
 
