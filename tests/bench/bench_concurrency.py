@@ -4,9 +4,9 @@
         [--fixed 8 12 16] [--equal-lengths] [--jobs 2]
 
 Without a trace it runs on tests/data/sample.parquet. The controller comes while so many run as a start says (0: it is
-there from the beginning), and knows nothing; its goodput is that of the whole run, search included, and that of the second half. The rules of the
-controller were chosen on the tuned loads; the held-out ones, and other traces, were only measured. Virtual time: the
-figures do not depend on the machine.
+there from the beginning), and knows nothing; its goodput is that of the whole run, search included, and that of the
+second half. The rules of the controller were chosen on the tuned loads; the held-out ones, and other traces, were
+only measured. Virtual time: the figures do not depend on the machine.
 
 Answers are of half to all of a load's tokens. With --equal-lengths all are of one length: then a fixed concurrency
 runs in lockstep, all sequences starting and ending together, with copies of one recording at the same step.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -63,6 +64,13 @@ def opened(model: Any, backend: str, steps: int, device: InlineDevice | None = N
     for i, prompt in enumerate(PROMPTS[: decoder.config.max_sequences]):
         decoder.open(prompt, max_new_tokens=steps - i)
     return decoder
+
+
+def wait_for(condition: Callable[[], bool], what: object) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.001)
 
 
 def decode(decoder: Decoder, steering: Steering | None = None) -> list[list[int]]:
@@ -277,6 +285,19 @@ def test_a_full_ring_drops_and_counts_and_no_step_waits(model: Any) -> None:
     decode(decoder, listener)
     assert [step.epoch for step in listener.steps][:DEPTH] == list(range(DEPTH))
     assert listener.steps[DEPTH].epoch >= DEPTH + 3
+
+
+def test_as_many_records_get_buffers_as_are_under_way_at_once(model: Any) -> None:
+    decoder = opened(model, "inline", 12)
+    decoder.steering = Planner()
+    assert isinstance(decoder.steps, DeviceSteps)
+    ring = decoder.steps.ring
+    for step in range(8):
+        decoder.step()
+        decoder.steps.outbox.go()
+        wait_for(lambda: len(ring.free) == DEPTH, step)
+    assert sum(told.recorded is not None for told in ring.free) == 1
+    decoder.close()
 
 
 def test_a_pool_that_failed_inside_a_step_is_told_when_its_tokens_are(model: Any) -> None:

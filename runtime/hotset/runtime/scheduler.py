@@ -105,7 +105,7 @@ class Scheduler:
         count, groups, size = 0, self.kv.groups.free_groups, self.kv.groups_for
         for open_ in self.everybody():
             longest = len(open_.prompt) + open_.max_new_tokens - 1
-            groups -= max(0, size(longest) - len(open_.sequence.groups))
+            groups -= max(0, size(longest) - len(open_.sequence.held))
         for request in self.waiting:
             groups -= size(request.longest) - self._shared_pages(request.prompt)
             if groups < 0 or len(self.kv.sequences) + count >= self.kv.config.max_sequences:

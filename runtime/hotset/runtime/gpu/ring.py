@@ -10,7 +10,7 @@ sequence numbers has a listener ask for a snapshot, as at any other high-water m
 
 from __future__ import annotations
 
-from queue import Empty, SimpleQueue
+from collections import deque
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +38,8 @@ class EventRing:
 
     def __init__(self, kv: PagedKV, depth: int = DEPTH) -> None:
         self.kv = kv
-        self._free: SimpleQueue[Told] = SimpleQueue()
-        for _ in range(depth):
-            self._free.put(Told(self))
+        self.free = deque(Told(self) for _ in range(depth))
+        """Records that no step has; the one that came last goes first, as its buffers are there."""
         self.full = 0
         """Steps that found no record."""
         self.counts = [0] * COUNTS
@@ -58,8 +57,8 @@ class EventRing:
     def take(self, sequences: int, done: DevicePass) -> Told | None:
         """A record for a step of `sequences` rows that tell and more that are padded; None if there is none."""
         try:
-            told = self._free.get_nowait()
-        except Empty:
+            told = self.free.pop()
+        except IndexError:
             self.full += 1
             return None
         told.begin(sequences, done)
@@ -71,7 +70,7 @@ class EventRing:
 
     def give_back(self, told: Told) -> None:
         """The record can serve another step."""
-        self._free.put(told)
+        self.free.append(told)
 
 
 class Told:
