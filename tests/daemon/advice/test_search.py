@@ -38,8 +38,34 @@ def test_a_model_that_is_wrong_hides_nothing() -> None:
     for _ in range(32):
         if asked is None:
             break
-        search.tell(read(asked, 1000.0 - 10 * (asked - 16) ** 2))
+        search.tell(read(asked, 1000.0 / (1 + 0.01 * (asked - 16) ** 2)))
         asked = search.ask(1, 32, promise)
     assert asked is None
     assert search.best is not None
     assert abs(search.best.concurrency - 16) <= 2
+
+
+def noisy(concurrency: int, goodput: float) -> Reading:
+    return Reading(concurrency, goodput, 0.04, 6, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "promised", "better"),
+    [
+        (noisy(5, 100.0), noisy(6, 101.0), 1.08, True),  # nothing that could be measured, and the model likes it
+        (noisy(5, 100.0), noisy(6, 101.0), 0.97, False),
+        (noisy(5, 100.0), noisy(6, 94.0), 1.08, False),
+        (read(5, 100.0), read(6, 101.0), 1.08, False),  # measured well: the model has no say
+        (read(5, 100.0), read(6, 102.0), 0.97, True),
+        (noisy(5, 100.0), noisy(50, 101.0), 2.0, False),  # so far away it knows little
+        (noisy(5, 100.0), noisy(6, 101.0), None, False),
+    ],
+)
+def test_what_the_model_promises_counts_as_far_as_measuring_is_in_doubt(
+    here: Reading, there: Reading, promised: float | None, better: bool
+) -> None:
+    counts = np.array([here.concurrency, there.concurrency], np.float64)
+    search = Search(0.015)
+    search.tell(here)
+    promise = None if promised is None else Promise(counts, np.array([50.0, 50.0 * promised]))
+    assert search.tell(there, promise) == better

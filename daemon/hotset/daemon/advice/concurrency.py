@@ -196,7 +196,7 @@ class ConcurrencyController:
     def _decide(self, reading: Reading) -> None:
         """Take in a reading; try what the search asks for, or rest at the best."""
         before = self._search.best
-        if self._search.tell(reading):
+        if self._search.tell(reading, self._between(reading, before)):
             self._lost_us = 0.0
         best = self._search.best
         assert best is not None
@@ -210,6 +210,12 @@ class ConcurrencyController:
             self.holding = False
             self.probes += 1
             self._go(wanted)
+
+    def _between(self, reading: Reading, best: Reading | None) -> Promise | None:
+        """What the model promises of a trial and of the best."""
+        if best is None:
+            return None
+        return self._model(*sorted((reading.concurrency, best.concurrency)))
 
     def _hold(self, best: Reading) -> None:
         self.holding, self._held, self._reference = True, 0, None

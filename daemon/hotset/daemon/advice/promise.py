@@ -21,6 +21,10 @@ class Promise(NamedTuple):
         """The concurrency that promises most."""
         return int(self.counts[np.argmax(self.rates)])
 
+    def at(self, count: int) -> float:
+        """Tokens a second at one concurrency, between those that were asked for."""
+        return float(np.interp(count, self.counts, self.rates))
+
     def best_within(self, low: int, high: int) -> int:
         """The concurrency from low to high that promises most; the lowest of equals."""
         counts = np.arange(low, high + 1)

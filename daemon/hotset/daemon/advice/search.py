@@ -6,6 +6,9 @@
               else outwards, in steps that grow, on a side without a bracket, to what the model likes best on the way;
               else the middle of the side that may still hide a gain worth having
 
+A reading is as good as its error is small: what it says of the best, and what the model promises, count by how far each
+may be off. On a noisy machine two neighbours cannot be told apart by measuring them for some dozens of steps alone.
+
 Goodput over concurrency rises about as a concave function until movement dominates, then falls, perhaps off a
 cliff. What a gap can hide is bounded by the slope on the other side of the best. Kiefer, "Sequential minimax
 search for a maximum" (1953), for the bracket; the bound by slope is ours.
@@ -24,6 +27,8 @@ HINTED_GROWTH = 1.15
 LEAP = 1.5
 """by a hint, at most: where to begin was guessed before (guess.py)"""
 NEAR = 1.1
+DOUBT = 0.3
+"""how far a promised gain may be off, as a share of the relative change in concurrency"""
 
 
 class Search:
@@ -47,15 +52,15 @@ class Search:
         self._growth, self._hints = AGAIN_GROWTH, 0
         self.above = self.below = None
 
-    def tell(self, reading: Reading) -> bool:
-        """Take in a reading; True if it is the best now."""
+    def tell(self, reading: Reading, promise: Promise | None = None) -> bool:
+        """Take in a reading, beside what the model promises; True if it is the best now."""
         best = self.best
         if best is None or reading.concurrency == best.concurrency:
             self.best = reading
             self._doubt()
             return True
         upwards = reading.concurrency > best.concurrency
-        if reading.goodput > best.goodput * (1 + max(self._tolerance, math.hypot(reading.error, best.error))):
+        if self._better(reading, best, promise):
             self._bracket(best, above=not upwards)
             self.best = reading
             self._growth = min(FIRST_GROWTH, self._growth**2)
@@ -84,6 +89,15 @@ class Search:
         sides.sort(key=lambda side: (-side[0], side[1] > here if down_first else side[1] < here))
         gain, wanted = sides[0]
         return wanted if gain > self._tolerance and wanted != here else None
+
+    def _better(self, reading: Reading, best: Reading, promise: Promise | None) -> bool:
+        error, gain = math.hypot(reading.error, best.error), math.log(reading.goodput / best.goodput)
+        if promise is None:
+            return gain > math.log1p(max(self._tolerance, error))
+        doubt = DOUBT * abs(math.log(reading.concurrency / best.concurrency))
+        promised = math.log(promise.at(reading.concurrency) / promise.at(best.concurrency))
+        # The mean of both by their precision, as of two measurements of one thing.
+        return gain + (promised - gain) * error**2 / (error**2 + doubt**2) > math.log1p(self._tolerance)
 
     def _upwards(self, here: int, high: int, promise: Promise | None) -> tuple[float, int]:
         if high <= here:
