@@ -40,10 +40,10 @@ def test_without_a_model_it_goes_down_in_stall_only() -> None:
 
 
 def test_without_a_model_nothing_speaks_for_fewer_than_fit() -> None:
-    guess = Guess(fits=40)
-    assert guess.next(seen(100, stall=0.9), None, 1, LIMIT) == 40
-    assert guess.next(seen(40, stall=0.9), None, 1, LIMIT) is None
-    assert Guess(fits=40).next(seen(40, stall=0.9), 12, 1, LIMIT) == 12
+    guess = Guess()
+    assert guess.next(seen(100, stall=0.9), None, 1, LIMIT, fits=40) == 40
+    assert guess.next(seen(40, stall=0.9), None, 1, LIMIT, fits=40) is None
+    assert Guess().next(seen(40, stall=0.9), 12, 1, LIMIT, fits=40) == 12
 
 
 def test_it_does_not_go_back_to_the_stall_that_it_left() -> None:

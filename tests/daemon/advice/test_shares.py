@@ -53,7 +53,8 @@ def pool(slots: int = 1000, sequence_bytes: int = 0, budget: int = 0) -> Pool:
 def test_so_many_fit_as_their_selections_and_a_quarter_more_have_room(
     slots: int, sequence_bytes: int, budget: int, fits: int
 ) -> None:
-    assert pool(slots, sequence_bytes, budget).fits == fits
+    assert pool(slots, sequence_bytes, budget).fits() == fits
+    assert pool(5000, sequence_bytes, budget).fits(slots) == fits
 
 
 def test_compute_is_fitted_once_batches_differ() -> None:

@@ -47,7 +47,7 @@ class Advisor:
         if self._pool.budget and self._device:
             self._node.join(hello.session, self._device)
         self._limit = limit
-        self._controller = ConcurrencyController(rules, limit, self._promise, self._pool.fits)
+        self._controller = ConcurrencyController(rules, limit, self._promise, self._pool.fits())
         self._begun = "as many as fit the hot set"
         if rules.concurrency and not hello.sequences:
             self._controller.start()
@@ -88,6 +88,7 @@ class Advisor:
             outlook = self._outlook
             self._pacer.observe(load.step_us, outlook.link.miss_us * self._ghost.warm_up if outlook else 0.0)
         if self._rules.concurrency and not self._refused:
+            self._controller.fits = self._pool.fits(stats.hot_slots)
             self._controller.observe(load)
         if self._rules.groups and self._steps % self._rules.groups_every == 0:
             self._overlap.look(message, state)

@@ -41,8 +41,10 @@ class ConcurrencyController:
     """`target` is how many should run; None until it has an opinion. `holding`: nothing better is in sight."""
 
     def __init__(self, rules: AdviceRules, limit: int = 0, model: Model | None = None, fits: int = 1) -> None:
-        """`limit`: sequences that the runtime can run, 0 if unknown; `fits`: those whose selections fit the hot set."""
+        """`limit`: sequences that the runtime can run, 0 if unknown."""
         self.target: int | None = None
+        self.fits = fits
+        """Sequences whose selections fit the hot set, as it is now."""
         self.holding = False
         self.probes = 0
         self._rules = rules
@@ -52,8 +54,7 @@ class ConcurrencyController:
         self._glance = Meter(max(1, rules.block // 2), 1)
         self._peek = Meter(max(1, rules.block // 4), 1)
         self._search = Search(rules.tolerance)
-        self._fits = fits
-        self._guess = Guess(fits)
+        self._guess = Guess()
         self._trial = Trial()
         self._reference: Reading | None = None
         self._settling = False
@@ -70,7 +71,7 @@ class ConcurrencyController:
 
     def start(self) -> None:
         """Nobody runs yet: have no more begin than fit, since all at once might do nothing but wait for each other."""
-        fits = max(self._rules.least_concurrency, self._fits)
+        fits = max(self._rules.least_concurrency, self.fits)
         self.target = fits if fits < self._limit else None
 
     def resume(self, target: int) -> None:
@@ -81,7 +82,7 @@ class ConcurrencyController:
     def forget(self) -> None:
         """The runtime does not follow, or is another one: have no opinion until something is measured anew."""
         self.target, self.holding, self._settling = None, False, False
-        self._search, self._guess = Search(self._rules.tolerance), Guess(self._fits)
+        self._search, self._guess = Search(self._rules.tolerance), Guess()
         self._restart_meters()
 
     def observe(self, load: Load) -> None:
@@ -122,7 +123,7 @@ class ConcurrencyController:
     def _follow_model(self, seen: Reading) -> None:
         least, most = self._range(seen)
         promise = self._model(least, most)
-        wanted = self._guess.next(seen, promise.best if promise else None, least, most)
+        wanted = self._guess.next(seen, promise.best if promise else None, least, most, self.fits)
         if wanted is not None:
             self.probes += 1
             self._go(wanted)
@@ -262,7 +263,7 @@ class ConcurrencyController:
     def _begin_anew(self) -> None:
         """The world has changed; even the last reading is half of another."""
         self._rests, self.holding = 1, False
-        self._search, self._guess = Search(self._rules.tolerance), Guess(self._fits)
+        self._search, self._guess = Search(self._rules.tolerance), Guess()
         self._restart_meters()
 
     def _drifted(self, reading: Reading, reference: Reading) -> bool:

@@ -29,18 +29,19 @@ PATIENCE = 4
 class Guess:
     """Ask `next` after every half block of steps until it is `over`."""
 
-    def __init__(self, fits: int = 1) -> None:
-        """`fits`: sequences whose selections fit the hot set; without a hint nothing speaks for fewer."""
+    def __init__(self) -> None:
         self.over = False
-        self._fits = fits
         self._tries = TRIES
         self._left: Reading | None = None
         self._waits = PATIENCE
 
-    def next(self, seen: Reading, hint: int | None, least: int, most: int) -> int | None:
-        """Where to go from what was `seen` last; None to stay, for another look or, once it is `over`, to measure."""
+    def next(self, seen: Reading, hint: int | None, least: int, most: int, fits: int = 1) -> int | None:
+        """Where to go from what was `seen` last; None to stay, for another look or, once it is `over`, to measure.
+
+        `fits`: sequences whose selections fit the hot set; without a hint nothing speaks for fewer.
+        """
         here = seen.concurrency
-        wanted = self._wanted(seen, hint)
+        wanted = self._wanted(seen, hint, fits)
         if wanted is None:
             self._waits -= 1
             self.over = self._waits <= 0
@@ -52,10 +53,10 @@ class Guess:
         self.over = self._tries <= 0 or here / NEAR <= wanted <= here * NEAR
         return None if self.over else wanted
 
-    def _wanted(self, seen: Reading, hint: int | None) -> int | None:
+    def _wanted(self, seen: Reading, hint: int | None, fits: int) -> int | None:
         here, left = seen.concurrency, self._left
         if hint is None:
-            down = max(self._fits, round(here * (1 + HEAVY_STALL) * (1 - seen.stall)))
+            down = max(fits, round(here * (1 + HEAVY_STALL) * (1 - seen.stall)))
             return down if seen.stall > HEAVY_STALL and down < here / NEAR else None
         if left is not None and hint > here and seen.stall < HELPED * left.stall:
             return min(hint, max(here, math.floor(math.sqrt(here * left.concurrency))))

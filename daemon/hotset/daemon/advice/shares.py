@@ -54,10 +54,12 @@ class Pool:
         selected = geometry.lanes * geometry.selected
         return cls(geometry.slots, least, capacity.hbm_bytes, geometry.page_bytes, capacity.sequence_bytes, selected)
 
-    @property
-    def fits(self) -> int:
-        """Sequences whose selections of a step have room in the hot set, and some more of it, at least one."""
-        fits = self.slots / (ROOM * self.selected)
+    def fits(self, slots: int = 0) -> int:
+        """Sequences whose selections of a step have room, and some more, in a hot set of so many slots; at least one.
+
+        0: as many as the hot set can have.
+        """
+        fits = (slots or self.slots) / (ROOM * self.selected)
         if self.budget:
             fits = min(fits, self.budget / (self.sequence_bytes + ROOM * self.selected * self.page_bytes))
         return max(1, int(fits))
