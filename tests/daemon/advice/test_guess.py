@@ -59,6 +59,15 @@ def test_where_fewer_stall_as_much_it_goes_up_as_hinted() -> None:
     assert Guess().next(seen(1, stall=0.5), None, 1, LIMIT) is None
 
 
+def test_a_model_that_points_up_and_down_is_followed_half_of_the_way_back() -> None:
+    guess = Guess()
+    assert guess.next(seen(10), 16, 1, LIMIT) == 16
+    assert guess.next(seen(16), 6, 1, LIMIT) == 10
+    assert guess.next(seen(10), 16, 1, LIMIT) == 13
+    assert guess.next(seen(13), 10, 1, LIMIT) is None
+    assert guess.over
+
+
 def test_it_always_ends() -> None:
     # A model that never agrees with itself.
     guess, here = Guess(), 10

@@ -6,6 +6,7 @@
     back up    half the way at most to where stall drove us from, if that has helped; where each transfer waits long,
                however few run, it has not
     each leap  by LEAP at most, since what is far away was not seen; then the model has seen more
+    turn back  half the way at most: a model that points now up, now down does not know better than the middle
 
 A guess takes half a block of steps where a measurement takes many, so that a bad start costs little.
 """
@@ -33,6 +34,8 @@ class Guess:
         self.over = False
         self._tries = TRIES
         self._left: Reading | None = None
+        self._came: int | None = None
+        """where the hint stood that was followed to here"""
         self._waits = PATIENCE
 
     def next(self, seen: Reading, hint: int | None, least: int, most: int, fits: int = 1) -> int | None:
@@ -46,9 +49,12 @@ class Guess:
             self._waits -= 1
             self.over = self._waits <= 0
             return None
+        if self._came is not None and (wanted - here) * (here - self._came) < 0:
+            wanted = round(math.sqrt(here * wanted))
         wanted = max(least, min(most, max(math.ceil(here / LEAP), min(math.floor(here * LEAP), wanted))))
         if wanted < here and seen.stall > HEAVY_STALL:
             self._left = seen
+        self._came = here if hint is not None else None
         self._tries -= 1
         self.over = self._tries <= 0 or here / NEAR <= wanted <= here * NEAR
         return None if self.over else wanted
