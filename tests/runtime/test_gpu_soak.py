@@ -64,7 +64,7 @@ def decode(model: Any, backend: str, steps: int, plans: bool, **options: Any) ->
     if plans:
         decoder.kv.check_integrity()
         assert isinstance(decoder.steering, RandomPlans)
-        assert decoder.steering.applied > steps
+        assert decoder.steering.applied > steps // 4
         assert decoder.kv.manager.moved.demand_pages > 3 * steps
     tokens = [list(r.generation.tokens) for r in requests if r.generation is not None]
     decoder.close()

@@ -77,7 +77,7 @@ class _Holds:
     """What GroupTable.check_integrity asks of a sequence."""
 
     def __init__(self, groups: list[int]) -> None:
-        self.groups = groups
+        self.held = groups
 
 
 def _warming(engine: Engine) -> float:

@@ -88,14 +88,16 @@ def _play(
     processes.append(daemon)
 
     def learned() -> bool:
-        if decode.ended_well:
-            return True  # all the steps that it may, before training was over
+        # All the steps that it may, before training was over; the daemon ends with them, while tokens are checked.
+        if decode.ended_well or daemon.ended_well:
+            return True
         daemon.require("the daemon")
         _show_decode(where, options, bar)
         return _learned_steps(folder / "daemon", where, options, bar) >= options.learned_steps
 
     _wait(decode, "the decode process", learned)
-    decode.interrupt()
+    if daemon.running:
+        decode.interrupt()
     _finish(decode, where, options, bar)
     daemon.wait(60)
 
