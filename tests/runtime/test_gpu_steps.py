@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from backend_kit import INTERPRETED, Listener, placed
+from link_bench import until
 
 from hotset.kernels.dispatch import interpreting
 from hotset.kernels.resolve import PoolTooSmallError
@@ -64,13 +64,6 @@ def opened(model: Any, backend: str, steps: int, device: InlineDevice | None = N
     for i, prompt in enumerate(PROMPTS[: decoder.config.max_sequences]):
         decoder.open(prompt, max_new_tokens=steps - i)
     return decoder
-
-
-def wait_for(condition: Callable[[], bool], what: object) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.001)
 
 
 def decode(decoder: Decoder, steering: Steering | None = None) -> list[list[int]]:
@@ -292,10 +285,10 @@ def test_as_many_records_get_buffers_as_are_under_way_at_once(model: Any) -> Non
     decoder.steering = Planner()
     assert isinstance(decoder.steps, DeviceSteps)
     ring = decoder.steps.ring
-    for step in range(8):
+    for _ in range(8):
         decoder.step()
         decoder.steps.outbox.go()
-        wait_for(lambda: len(ring.free) == DEPTH, step)
+        until(lambda: len(ring.free) == DEPTH)
     assert sum(told.recorded is not None for told in ring.free) == 1
     decoder.close()
 

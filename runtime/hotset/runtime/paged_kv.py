@@ -120,16 +120,17 @@ class PagedKV:
 
         Groups or slots that are not to be had now may be had by `begin_token`.
         """
-        if not self.manager.opens_ahead:
+        if not self.manager.opens_next:
             return
         wanting = [s for s in sequences if s.length % self.page_size == 0][: self.groups.free_groups]
-        for sequence in wanting:
-            sequence.next_group = self.groups.allocate()
+        groups = [self.groups.allocate() for _ in wanting]
         try:
-            self.manager.open_tails([s.next_group for s in wanting if s.next_group is not None])
+            self.manager.open_tails(groups)
         except CapacityError:
-            for sequence in wanting:
-                self._close_next(sequence)
+            self.groups.release(groups)
+            return
+        for sequence, group in zip(wanting, groups, strict=True):
+            sequence.next_group = group
 
     def fork(self, parent: Sequence) -> Sequence:
         """A sequence that shares all sealed groups of `parent` and copies its tail; parked if `parent` is."""

@@ -98,7 +98,7 @@ class ResidencyManager:
     # Tails: pinned from their first token until they are sealed.
 
     @property
-    def opens_ahead(self) -> bool:
+    def opens_next(self) -> bool:
         """Whether tails should be opened while a step computes, for the next one, which then waits less."""
         return False
 

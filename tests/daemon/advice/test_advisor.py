@@ -181,12 +181,15 @@ def test_an_engine_that_refuses_is_told_seldom(serve: Callable[..., Served]) -> 
 
 def test_who_is_there_from_the_beginning_says_how_many_fit_before_the_first_step(serve: Callable[..., Served]) -> None:
     engine = serve(obeys=True, shape=NARROW).engine
-    end, found = time.monotonic() + 20, None
-    while found is None and time.monotonic() < end:
-        found = engine.link.take_advice()
-        time.sleep(0.0005)
-    assert found is not None
-    assert found.concurrency == FIT
+    heard: list[Advice | None] = []
+
+    def is_heard() -> bool:
+        heard.append(engine.link.take_advice())
+        return heard[-1] is not None
+
+    until(is_heard)
+    assert heard[-1] is not None
+    assert heard[-1].concurrency == FIT
 
 
 def hello(session: str, capacity: Capacity, **options: Any) -> Hello:

@@ -195,7 +195,7 @@ class Advisor:
         best = self._controller.best
         if best is None:
             grouped = "groups by shared pages" if self._overlap.groups else ""
-            begun = "as the miss curve promises" if self._controller.probes else self._begun
+            begun = "guessing where to begin" if self._controller.probes else self._begun
             return begun if self._controller.target else grouped
         doing = "holding" if self._controller.holding else f"trying {self._controller.target}"
         return f"{doing}; best {best.concurrency} sequences, {best.goodput:.4g} tokens/s, {best.stall:.0%} stalled"

@@ -35,7 +35,7 @@ class Guess:
         self._tries = TRIES
         self._left: Reading | None = None
         self._came: int | None = None
-        """where the hint stood that was followed to here"""
+        """the place from which a hint was followed to this one"""
         self._waits = PATIENCE
 
     def next(self, seen: Reading, hint: int | None, least: int, most: int, fits: int = 1) -> int | None:

@@ -90,7 +90,7 @@ class DeviceResidency(ResidencyManager):
     # Tails.
 
     @property
-    def opens_ahead(self) -> bool:
+    def opens_next(self) -> bool:
         """See ResidencyManager."""
         return not self._held
 
