@@ -1,4 +1,4 @@
-"""What `hotset decode` does: load, prefill, decode, and leave what happened in a folder."""
+"""What `hotset decode` does: load, prefill, decode, and leave what happened in a folder (run_folder.py)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hotset.ops.lanes import LaneFilm
 from hotset.ops.listening import Listening
-from hotset.protos.discovery import write_atomically
+from hotset.ops.progress import bars
+from hotset.ops.run_folder import RESULT_FILE, STEPS_FILE
 from hotset.protos.errors import ConfigError
 from hotset.runtime.backends import check_device
 from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.decoder import Decoder, Generation, PromptKV, Request, StepReport
 from hotset.runtime.huggingface import load_model
 from hotset.runtime.sampling import Sampling
-
-STEPS_FILE, RESULT_FILE, PROGRESS_FILE = "steps.jsonl", "decode.json", "progress.json"
 
 
 @dataclass(frozen=True)
@@ -278,24 +276,3 @@ def stopping() -> Iterator[Stop]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def bars(console: Console, *, log: Path | None = None, prefix: str = "") -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars, one a name: call with (name, done, total). With `log`, PROGRESS_FILE there tells the same."""
-    columns: Any = (TextColumn("{task.description:<15}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        tasks: dict[str, Any] = {}
-
-        def show(name: str, done: int, total: int) -> None:
-            name = prefix + name
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=total)
-                if not console.is_terminal:  # where bars only appear when all is over
-                    console.print(f"{name}: begins, {total} to do")
-            progress.update(tasks[name], completed=done, total=total)
-            if log is not None:
-                state = {task.description: [task.completed, task.total] for task in progress.tasks}
-                write_atomically(log / PROGRESS_FILE, json.dumps(state))
-
-        yield show

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hotset.ops.run_folder import LANES_FILE, MISSED, RESIDENT, SELECTED
 from hotset.protos.messages import AccessFlag
 from hotset.runtime.decoder import Decoder
-
-FILE = "lanes.npz"
-RESIDENT, SELECTED, MISSED = 1, 2, 4
 
 
 class LaneFilm:
@@ -44,7 +42,7 @@ class LaneFilm:
         self._frames.append(frame)
 
     def save(self, folder: Path) -> None:
-        """Write `FILE`: frames [steps, lanes, pages] uint8 (RESIDENT, SELECTED, MISSED bits), lanes [lanes, 2]."""
+        """Write LANES_FILE: frames [steps, lanes, pages] uint8 (RESIDENT, SELECTED, MISSED bits), lanes [lanes, 2]."""
         width = max((f.shape[1] for f in self._frames), default=0)
         frames: Any = [np.pad(f, ((0, 0), (0, width - f.shape[1]))) for f in self._frames]
-        np.savez_compressed(folder / FILE, frames=np.array(frames, np.uint8), lanes=np.array(self.lanes))
+        np.savez_compressed(folder / LANES_FILE, frames=np.array(frames, np.uint8), lanes=np.array(self.lanes))

@@ -90,11 +90,14 @@ def _decode(
     model: Path | None,
     kernels: bool,
 ) -> dict[str, Any]:
-    import torch
+    from hotset.ops.imports import large_imports
 
-    from hotset.ops.decode_bench.arms import ARMS
-    from hotset.ops.decode_bench.heads import load_heads
-    from hotset.ops.decode_bench.run import run
+    with large_imports():
+        import torch
+
+        from hotset.ops.decode_bench.arms import ARMS
+        from hotset.ops.decode_bench.heads import load_heads
+        from hotset.ops.decode_bench.run import run
 
     names = shapes or (["smollm2", "llama"] if torch.cuda.is_available() else ["tiny"])
     heads = None if model is None else load_heads(model)

@@ -53,7 +53,10 @@ def daemon(
 
 def run_daemon(flags: dict[str, Any], file: Path | None = None) -> None:
     """Run a daemon until it is done or told to stop. `flags`: keys of its configuration that override all else."""
-    from hotset.daemon.run import run
+    from hotset.ops.imports import large_imports
+
+    with large_imports():
+        from hotset.daemon.run import run
 
     run(lambda: load_config(flags, file))
 

@@ -44,7 +44,7 @@ def decode(
         bool, typer.Option("--share-prefix/--no-share-prefix", help="prompts that begin alike share pages")
     ] = True,
     prefill_chunk: Annotated[int, typer.Option(help="tokens a prefill pass; whole passes can be shared")] = 512,
-    hbm_fraction: Annotated[float, typer.Option(help="hot pool as a share of the KV")] = 0.25,
+    hbm_fraction: Annotated[float, typer.Option(help="hot pool as a share of the KV; never less than decoding needs")] = 0.25,
     hbm_pages: Annotated[int | None, typer.Option(help="hot pool in pages; overrides --hbm-fraction")] = None,
     host_pages: Annotated[int | None, typer.Option(help="host frames [default: room for everything]")] = None,
     disk_dir: Annotated[Path | None, typer.Option(help="keep what the host has no room for here")] = None,
@@ -78,11 +78,17 @@ def decode(
 
     from rich.console import Console
 
-    from hotset.ops import decoding, samples
+    from hotset.ops import samples
+    from hotset.ops.imports import large_imports
     from hotset.ops.listening import listening
-    from hotset.runtime.sampling import Sampling
 
-    texts = _prompts(prompt or [], prompt_file or [])
+    # Mistakes in what was asked are told before anything large is loaded.
+    texts, distance = _prompts(prompt or [], prompt_file or []), _distance(lookahead)
+    where = listening(listen_tcp, keys) if listen else None
+    with large_imports():
+        from hotset.ops import decoding
+        from hotset.runtime.sampling import Sampling
+
     job = decoding.Job(
         model=model or samples.embedded_model(),
         prompts=texts,
@@ -103,12 +109,12 @@ def decode(
             "graphs": graphs,
             "link_gbps": link_gbps,
             "link_latency_us": link_latency_us,
-            "lookahead": _distance(lookahead),
+            "lookahead": distance,
             "lookahead_prefetch": lookahead_prefetch,
         },
         sampling=Sampling(temperature, top_p, top_k, seed),
         ignore_eos=ignore_eos,
-        listen=listening(listen_tcp, keys) if listen else None,
+        listen=where,
         check=check,
         out=out,
         threads=threads,

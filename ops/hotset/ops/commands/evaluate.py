@@ -41,10 +41,13 @@ def evaluate(
     import json
     from dataclasses import asdict
 
-    from hotset.predictor.model import ReuseModel
-    from hotset.training.evaluate import evaluate as run
-    from hotset.training.gate import QUICK_HEURISTICS, make_settings
-    from hotset.training.registry import resolve_model
+    from hotset.ops.imports import large_imports
+
+    with large_imports():
+        from hotset.predictor.model import ReuseModel
+        from hotset.training.evaluate import evaluate as run
+        from hotset.training.gate import QUICK_HEURISTICS, make_settings
+        from hotset.training.registry import resolve_model
 
     settings = make_settings(ratio=ratio, pool=pool, heuristics=QUICK_HEURISTICS, bound=True)
     loaded = ReuseModel.load(resolve_model(model, store=tracking_uri))

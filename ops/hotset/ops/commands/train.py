@@ -50,8 +50,11 @@ def train(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    from hotset.training.options import TrainOptions
-    from hotset.training.train import train as run
+    from hotset.ops.imports import large_imports
+
+    with large_imports():
+        from hotset.training.options import TrainOptions
+        from hotset.training.train import train as run
 
     options = TrainOptions(
         experiment=experiment,

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hotset.ops.decoding import PROGRESS_FILE, STEPS_FILE
+from hotset.ops.run_folder import PROGRESS_FILE, STEPS_FILE
 from hotset.protos.errors import HotsetError
 
 

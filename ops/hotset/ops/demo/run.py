@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 
 from hotset.ops import samples
-from hotset.ops.decoding import bars
 from hotset.ops.demo.processes import Process, progress_of, session_status, steps_done
+from hotset.ops.progress import bars
 from hotset.ops.report.build import write_report
 
 POLL_SECONDS = 0.2

@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from hotset.ops.lanes import FILE
 from hotset.ops.report import plots
 from hotset.ops.report.collect import PHASES, headline, read_run, replay_rest, replays_as_json, summarize
+from hotset.ops.run_folder import LANES_FILE
 
 SUMMARY_FILE, REPORT_FILE = "summary.json", "report.html"
 _WORDS = {
@@ -31,7 +31,7 @@ def write_report(folder: Path) -> dict[str, Any]:
     results = replay_rest(run)
     summary = summarize(run) | {"replay": replays_as_json(results), "report": str(folder / REPORT_FILE)}
     (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))
-    film = run.folder / "decode" / FILE
+    film = run.folder / "decode" / LANES_FILE
     environment = Environment(
         loader=PackageLoader("hotset.ops.report", "."), undefined=StrictUndefined, autoescape=select_autoescape()
     )

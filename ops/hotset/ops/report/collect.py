@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hotset.ops.decoding import RESULT_FILE, STEPS_FILE
+from hotset.ops.run_folder import RESULT_FILE, STEPS_FILE
 from hotset.predictor.replay import ReplayResult
 from hotset.predictor.trace import SequenceTrace, Trace
 from hotset.protos.errors import ConfigError

@@ -12,8 +12,8 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 
-from hotset.ops.lanes import FILE, MISSED, RESIDENT, SELECTED
 from hotset.ops.report.collect import Run
+from hotset.ops.run_folder import LANES_FILE, MISSED, RESIDENT, SELECTED
 from hotset.predictor.replay import ReplayResult
 
 COLOURS = {"builtin": "#7a828e", "heuristic": "#c98a1b", "learned": "#1f7a5c"}
@@ -130,7 +130,7 @@ def _bars(axis: Any, names: list[str], values: list[float], colours: list[str], 
 
 def lane_film(folder: Path) -> str:
     """Pages over steps for the recorded lanes: resident, selected and missed, as PNG data."""
-    with np.load(folder / FILE) as data:
+    with np.load(folder / LANES_FILE) as data:
         frames, lanes = data["frames"], data["lanes"]
     palette = np.array([[250, 250, 248], [214, 224, 235], [49, 105, 158], [205, 60, 40]], np.uint8)
     with mpl.rc_context(_STYLE):
