@@ -198,6 +198,12 @@ def test_bad_options_are_named(model: Any, options: dict[str, Any], words: str) 
         Decoder(model, None, RuntimeConfig.checked(**{**BASE, **options}))
 
 
+def test_a_share_of_little_kv_is_what_decoding_needs(model: Any, untiered: list[list[int]]) -> None:
+    """A short prompt with the default share: a quarter of its KV would be less than one step selects."""
+    assert RuntimeConfig.checked(**{**BASE, "hbm_fraction": 0.01}).slots(3, 2) == SMALLEST
+    assert decode(model, hbm_fraction=0.01) == untiered
+
+
 def test_a_prompt_too_long_keeps_nothing(model: Any) -> None:
     decoder = Decoder(model, None, RuntimeConfig.checked(**{**BASE, "max_tokens": 40, "hbm_fraction": 1.0}))
     with pytest.raises(CapacityError, match="page groups"):

@@ -42,7 +42,7 @@ def make_manager(
 ) -> ResidencyManager:
     """The residency manager for a model. Raises ConfigError for a pool too small, CapacityError for want of memory."""
     lanes = shape.layers * shape.kv_heads
-    slots, pages = config.slots(lanes), config.groups * lanes
+    slots, pages = config.slots(shape.layers, shape.kv_heads), config.groups * lanes
     smallest = config.smallest_pool(shape.layers, shape.kv_heads)
     if slots < min(smallest, pages):
         raise ConfigError(

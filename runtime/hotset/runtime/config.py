@@ -21,7 +21,9 @@ class RuntimeConfig(BaseModel):
     max_tokens: Annotated[int, Field(ge=1, description="tokens of all sequences together")] = 16384
     max_sequences: Annotated[int, Field(ge=1, description="open at once, paused ones included")] = 8
     max_running: Annotated[int | None, Field(ge=1, description="decoding at once; default: max_sequences")] = None
-    hbm_fraction: Annotated[float, Field(gt=0, le=1, description="hot pool over the KV of max_tokens")] = 0.25
+    hbm_fraction: Annotated[
+        float, Field(gt=0, le=1, description="hot pool over the KV of max_tokens, but no less than decoding needs")
+    ] = 0.25
     hbm_pages: Annotated[int | None, Field(ge=1, description="hot pool in pages; overrides hbm_fraction")] = None
     host_pages: Annotated[int | None, Field(ge=1, description="host frames; default: room for everything")] = None
     disk_dir: Annotated[Path | None, Field(description="folder of the disk tier; default: no disk tier")] = None
@@ -51,10 +53,11 @@ class RuntimeConfig(BaseModel):
         """Page groups to provide for: `max_tokens`, and a partial page for each sequence."""
         return -(-self.max_tokens // self.page_size) + self.max_sequences
 
-    def slots(self, lanes: int) -> int:
-        """Size of the hot pool in slots, for a model with `lanes` lanes a sequence."""
-        everything = self.groups * lanes
-        return min(everything, self.hbm_pages or max(1, int(everything * self.hbm_fraction)))
+    def slots(self, layers: int, kv_heads: int) -> int:
+        """Size of the hot pool in slots. A share may be less than a step needs and is raised then; a number never is."""
+        everything = self.groups * layers * kv_heads
+        wanted = self.hbm_pages or max(int(everything * self.hbm_fraction), self.smallest_pool(layers, kv_heads))
+        return min(everything, wanted)
 
     @property
     def running(self) -> int:
