@@ -185,11 +185,14 @@ class ConcurrencyController:
             self._decide(reading)
 
     def _judge(self, reading: Reading, best: Reading) -> None:
-        """Stop measuring as soon as the reading is clear: soon if it is bad, later if it seems good."""
-        gain = reading.goodput / best.goodput - 1
-        enough = self._rules.blocks // 2 if gain > 0 else 3
-        noise = max(self._rules.tolerance, 2 * math.hypot(reading.error, best.error))
-        if reading.blocks >= self._rules.blocks or (reading.blocks >= enough and abs(gain) > noise):
+        """Stop measuring as soon as the reading is clear: soon if it is hardly better, later if it seems good."""
+        gain, error = self._search.weigh(reading, self._between(reading, best))
+        worth = math.log1p(self._rules.tolerance)
+        if gain > worth:
+            clear = reading.blocks >= self._rules.blocks // 2 and gain > 2 * error
+        else:
+            clear = reading.blocks >= 3 and reading.concurrency != best.concurrency and gain + error < worth
+        if clear or reading.blocks >= self._rules.blocks:
             if reading.concurrency == best.concurrency:
                 self._reachable = best.concurrency
             self._decide(reading)

@@ -60,7 +60,7 @@ class Search:
             self._doubt()
             return True
         upwards = reading.concurrency > best.concurrency
-        if self._better(reading, best, promise):
+        if self._better(reading, promise):
             self._bracket(best, above=not upwards)
             self.best = reading
             self._growth = min(FIRST_GROWTH, self._growth**2)
@@ -68,6 +68,22 @@ class Search:
             return True
         self._bracket(reading, above=upwards)
         return False
+
+    def weigh(self, reading: Reading, promise: Promise | None = None) -> tuple[float, float]:
+        """How much better than the best a reading is, and how far that may be off, both as logarithms.
+
+        Beside what the model promises it is the mean of both by their precision, as of two measurements of one thing.
+        """
+        best = self.best
+        if best is None:
+            return math.inf, 0.0
+        error, gain = math.hypot(reading.error, best.error), math.log(reading.goodput / best.goodput)
+        if promise is None or reading.concurrency == best.concurrency:
+            return gain, error
+        doubt = DOUBT * abs(math.log(reading.concurrency / best.concurrency))
+        promised = math.log(promise.at(reading.concurrency) / promise.at(best.concurrency))
+        off = math.hypot(error, doubt)
+        return gain + (promised - gain) * (error / off) ** 2, error * doubt / off
 
     def ask(self, least: int, most: int, promise: Promise | None, *, down_first: bool = False) -> int | None:
         """The next concurrency to try from `least` to `most`, None if the best will do."""
@@ -90,14 +106,11 @@ class Search:
         gain, wanted = sides[0]
         return wanted if gain > self._tolerance and wanted != here else None
 
-    def _better(self, reading: Reading, best: Reading, promise: Promise | None) -> bool:
-        error, gain = math.hypot(reading.error, best.error), math.log(reading.goodput / best.goodput)
-        if promise is None:
-            return gain > math.log1p(max(self._tolerance, error))
-        doubt = DOUBT * abs(math.log(reading.concurrency / best.concurrency))
-        promised = math.log(promise.at(reading.concurrency) / promise.at(best.concurrency))
-        # The mean of both by their precision, as of two measurements of one thing.
-        return gain + (promised - gain) * error**2 / (error**2 + doubt**2) > math.log1p(self._tolerance)
+    def _better(self, reading: Reading, promise: Promise | None) -> bool:
+        gain, error = self.weigh(reading, promise)
+        if promise is not None:
+            return gain > math.log1p(self._tolerance)
+        return gain > math.log1p(max(self._tolerance, error))
 
     def _upwards(self, here: int, high: int, promise: Promise | None) -> tuple[float, int]:
         if high <= here:
