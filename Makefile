@@ -4,11 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint unit e2e soak bench constraints clean
+.PHONY: help setup demo test coverage lint unit e2e soak bench constraints clean
 
 help:
 	@echo "make demo   set up, then watch a real model decode over a cold tier while a sidecar learns (5 min)"
-	@echo "make test   set up, then lint, types, unit and end-to-end tests with coverage"
+	@echo "make test   set up, then lint, types, unit and end-to-end tests;  make coverage   the same, and which lines ran"
 	@echo "make unit   only the tests that take seconds;  make bench   measure on this machine;  make soak   the fault tests at full size"
 
 setup: $(READY)
@@ -25,6 +25,9 @@ demo: setup
 
 test: setup
 	@VENV="$(VENV)" scripts/check
+
+coverage: setup
+	@VENV="$(VENV)" scripts/check --cov --cov-report=term:skip-covered
 
 lint: setup
 	@VENV="$(VENV)" scripts/lint

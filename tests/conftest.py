@@ -1,5 +1,6 @@
 """Triton decides when it is first imported whether its kernels are compiled or interpreted, so this comes first."""
 
+import gc
 import os
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Compilation and shared cores make the first example of a test slow; no test is about time.
 settings.register_profile("hotset", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hotset")
+
+
+def pytest_collection_finish() -> None:
+    """What torch and the others brought stays to the end; the collector need not look through it a thousand times."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
