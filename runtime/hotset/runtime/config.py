@@ -54,7 +54,7 @@ class RuntimeConfig(BaseModel):
         return -(-self.max_tokens // self.page_size) + self.max_sequences
 
     def slots(self, layers: int, kv_heads: int) -> int:
-        """Size of the hot pool in slots. A share may be less than a step needs and is raised then; a number never is."""
+        """Size of the hot pool in slots. A share is raised to what a step needs, a number is not."""
         everything = self.groups * layers * kv_heads
         wanted = self.hbm_pages or max(int(everything * self.hbm_fraction), self.smallest_pool(layers, kv_heads))
         return min(everything, wanted)

@@ -44,7 +44,9 @@ def decode(
         bool, typer.Option("--share-prefix/--no-share-prefix", help="prompts that begin alike share pages")
     ] = True,
     prefill_chunk: Annotated[int, typer.Option(help="tokens a prefill pass; whole passes can be shared")] = 512,
-    hbm_fraction: Annotated[float, typer.Option(help="hot pool as a share of the KV; never less than decoding needs")] = 0.25,
+    hbm_fraction: Annotated[
+        float, typer.Option(help="hot pool as a share of the KV; never less than decoding needs")
+    ] = 0.25,
     hbm_pages: Annotated[int | None, typer.Option(help="hot pool in pages; overrides --hbm-fraction")] = None,
     host_pages: Annotated[int | None, typer.Option(help="host frames [default: room for everything]")] = None,
     disk_dir: Annotated[Path | None, typer.Option(help="keep what the host has no room for here")] = None,
