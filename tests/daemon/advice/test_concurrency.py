@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -100,6 +102,18 @@ def test_it_does_not_oscillate(plant: Plant) -> None:
     assert best is not None
     assert np.mean(np.abs(last - best.concurrency) <= 0.15 * best.concurrency) > 0.8
     assert np.count_nonzero(np.diff(last)) < 40
+
+
+def test_a_trial_that_is_no_gain_ends_soon() -> None:
+    """Around the best of a plateau no neighbour is worth a change, and none is so much worse that it stands out."""
+    run, rules = drive(plateau, 24, noise=0.0), AdviceRules()
+    assert run.controller.best is not None
+    best = run.controller.best.concurrency
+    told = [(target, len(list(steps))) for target, steps in itertools.groupby(run.targets)]
+    first_rest = next(i for i, (target, steps) in enumerate(told) if target == best and steps >= rules.hold)
+    trials = [(there - here, steps) for (here, _), (there, steps) in pairwise(told[first_rest:]) if there != best]
+    assert len(trials) >= 4
+    assert all(steps <= abs(way) + rules.settle + 3 * rules.block for way, steps in trials)
 
 
 def test_where_nobody_waits_there_is_nothing_to_steer() -> None:
