@@ -59,7 +59,11 @@ def test_every_package_is_listed_and_has_no_init() -> None:
     assert all((ROOT / p / "hotset" / p / "py.typed").is_file() for p in folders)
 
 
-@pytest.mark.parametrize("module", ["hotset.daemon.server", "hotset.predictor.replay", "hotset.protos.wire"])
+@pytest.mark.parametrize(
+    "module",
+    ["hotset.daemon.server", "hotset.predictor.replay", "hotset.protos.wire", "hotset.ops.demo.run",
+     "hotset.ops.report.build"],
+)  # fmt: skip
 def test_no_torch_behind_our_backs(module: str) -> None:
     """Also indirectly, through what is imported, these must start without torch."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
