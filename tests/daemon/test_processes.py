@@ -171,7 +171,7 @@ def test_heads_trained_on_the_own_log_are_pushed_pushed_again_and_never_when_dam
     engine = hotset.start("play", SAMPLE, "--speed", 25, "--times", 400)
     hotset.endpoint(engine)
     trains = ("--train", "--train-after", 100, "--swap", "always", "--train-argument=--trees=8")
-    first = hotset.daemon(*trains, "--train-argument=--rows=60000")
+    first = hotset.daemon(*trains, "--train-argument=--rows=20000")
 
     def phases() -> list[str]:
         return [phase["phase"] for phase in hotset.statuses()[-1]["phases"]] if hotset.statuses() else []

@@ -27,11 +27,11 @@ def test_kill_the_daemon_and_start_another(
     start: Start, serve: Start, decode_arguments: Arguments, tmp_path: Path
 ) -> None:
     """SIGKILL at a random step: decoding goes on, a new daemon takes the lease over, tokens are as without any."""
-    alone = start(*decode_arguments("alone"), "--max-new-tokens", 1500, "--no-listen", "--untiered")
+    alone = start(*decode_arguments("alone"), "--max-new-tokens", 700, "--no-listen", "--untiered")
     assert alone.wait(90) == 0
     out, logs = tmp_path / "steered", tmp_path / "logs"
     first = serve("--log-dir", logs, "--flush-seconds", 0.5)
-    decode = start(*decode_arguments("steered"), "--max-new-tokens", 1500)
+    decode = start(*decode_arguments("steered"), "--max-new-tokens", 700)
     target = random.randint(10, 60)
     wait_for(lambda: "heuristic" in phases(logs) and len(steps_of(out)) >= target, "the first daemon plans")
     wait_for(lambda: list(logs.glob("*/trace/*.parquet")), "the first part of the log is on disk")

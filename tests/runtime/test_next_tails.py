@@ -111,6 +111,24 @@ def test_where_slots_are_held_the_host_would_wait_so_none_is_opened(model: Any, 
     assert finished(decoder, generation) == expected
 
 
+def test_where_no_slots_are_left_the_step_itself_opens_it(model: Any) -> None:
+    small: dict[str, Any] = {"selected": 2, "max_sequences": 1, "hbm_pages": LANES + 2 * 2}
+    decoder, generation = opened(model, **small)
+    kv, sequence = decoder.kv, generation.sequence
+    for _ in range(2 * PAGE):
+        decoder.step()
+        if sequence.next_group is not None:
+            break
+    # Beside the tail that is open there is no room for another.
+    group, sequence.next_group = sequence.next_group, None
+    free = kv.groups.free_groups
+    kv.open_next([sequence])
+    assert sequence.next_group is None
+    assert kv.groups.free_groups == free
+    sequence.next_group = group
+    assert finished(decoder, generation) == finished(*opened(model, "cpu", **small))
+
+
 def test_a_host_opens_none(model: Any) -> None:
     decoder, generation = opened(model, "cpu")
     decoder.step()
