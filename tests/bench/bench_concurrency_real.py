@@ -10,8 +10,9 @@ The demo's model, cut to its first layers so that a step takes milliseconds, ans
     beside    at a fixed concurrency, beside `hotset daemon`, which does all it does but advise
     advised   beside the same daemon, which advises, and begins with as many at once as can
 
-Each round runs every arm once, in an order that turns from round to round, and an advised run is set against the
-fixed runs of its own round, since the clock of a shared machine drifts by more than what is to be seen. What `beside`
+Each round runs every arm once, each in a process of its own, and all of them in turns of SLICE steps: the clock of a
+shared machine drifts from minute to minute by more than what is to be seen, so it has to be the same minute. Only
+steps count, not the time between turns. What `beside`
 lacks of `alone` is what a daemon costs here, in processor time or by its plans; what `advised` lacks of `beside` is
 what the search costs. Answers are of half to all of --tokens, at random; of one length, what began together ends
 together, and a fixed concurrency has no last requests that run alone. The prompts are computed once and given to each
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -32,7 +34,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ from hotset.runtime.decoder import Decoder, PromptKV, StepReport
 from hotset.runtime.huggingface import load_model
 from hotset.runtime.steering import LinkSteering
 
+SLICE = 8
 Arm = tuple[str, int]
 """How it is run, and the fixed concurrency, 0 if advised."""
 Round = dict[Arm, float]
@@ -73,7 +76,6 @@ def main() -> None:
     parser.add_argument("--equal-lengths", action="store_true")
     told = parser.parse_args()
     torch.set_num_threads(told.threads)
-    os.environ["HOTSET_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="hotset-bench-")
     model, tokenizer = load_model(samples.embedded_model(), torch.float32)
     model.model.layers = model.model.layers[: told.layers]
     model.config.num_hidden_layers = told.layers
@@ -85,17 +87,64 @@ def main() -> None:
     rounds: list[Round] = []
     for number in range(told.rounds):
         rounds.append({})
-        for how, concurrency in turned(arms, number):
-            rounds[-1][how, concurrency], figures = run(model, prompts, kept, how, concurrency, told)
+        for (how, concurrency), (rate, figures) in in_turns(model, prompts, kept, arms, told).items():
+            rounds[-1][how, concurrency] = rate
             print(json.dumps({how: concurrency or True, "round": number, **figures}), flush=True)
     print(json.dumps(verdict(rounds)))
 
 
-def turned(arms: list[Arm], number: int) -> list[Arm]:
-    """The arms in the order of a round: each begins at another, and every second goes backwards."""
-    at = number * len(arms) // 3 % len(arms)
-    order = arms[at:] + arms[:at]
-    return order[::-1] if number % 2 else order
+class Turns:
+    """Lets processes go on one after the other, each until it passes; who is done passes on until all are."""
+
+    def __init__(self, count: int) -> None:
+        fork = multiprocessing.get_context("fork")
+        self._mine = [fork.Semaphore(int(i == 0)) for i in range(count)]
+        self._done = fork.Value("i", 0)
+
+    def begin(self, who: int) -> None:
+        """Wait for one's turn."""
+        self._mine[who].acquire()
+
+    def pass_on(self, who: int) -> None:
+        """It is the next one's turn; returns when it is one's own again."""
+        self._mine[(who + 1) % len(self._mine)].release()
+        self._mine[who].acquire()
+
+    def end(self, who: int) -> None:
+        """Take part no longer, once all others are done as well."""
+        self._done.value += 1
+        while self._done.value < len(self._mine):
+            self.pass_on(who)
+        self._mine[(who + 1) % len(self._mine)].release()
+
+
+def in_turns(
+    model: Any, prompts: list[list[int]], kept: list[PromptKV], arms: list[Arm], told: argparse.Namespace
+) -> dict[Arm, tuple[float, dict[str, Any]]]:
+    """Run all arms at once, in forked processes that share the model and the prompts' K and V."""
+    fork = multiprocessing.get_context("fork")
+    turns, results = Turns(len(arms)), fork.SimpleQueue()
+
+    def arm(who: int) -> None:
+        os.environ["HOTSET_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="hotset-bench-")
+        turns.begin(who)
+        try:
+            results.put((arms[who], run(model, prompts, kept, *arms[who], told, lambda: turns.pass_on(who))))
+        except BaseException:
+            results.put((arms[who], None))
+            raise
+        finally:
+            turns.end(who)
+
+    children = [fork.Process(target=arm, args=(who,)) for who in range(len(arms))]
+    for child in children:
+        child.start()
+    done = dict(results.get() for _ in arms)
+    for child in children:
+        child.join()
+    if failed := [arm for arm, result in done.items() if result is None]:
+        raise SystemExit(f"{failed} failed; what went wrong is above")
+    return {arm: done[arm] for arm in arms}
 
 
 def verdict(rounds: list[Round]) -> dict[str, Any]:
@@ -135,7 +184,13 @@ def prefill(model: Any, prompts: list[list[int]], told: argparse.Namespace) -> l
 
 
 def run(
-    model: Any, prompts: list[list[int]], kept: list[PromptKV], how: str, fixed: int, told: argparse.Namespace
+    model: Any,
+    prompts: list[list[int]],
+    kept: list[PromptKV],
+    how: str,
+    fixed: int,
+    told: argparse.Namespace,
+    pass_on: Callable[[], None],
 ) -> tuple[float, dict[str, Any]]:
     """All requests to their ends, `fixed` at once, or as many as a daemon advises; (tokens a second, figures)."""
     link = {"link_gbps": told.link_gbps, "link_latency_us": told.latency_us}
@@ -149,7 +204,11 @@ def run(
         tokens = told.tokens if told.equal_lengths else rng.randint(told.tokens // 2, told.tokens)
         decoder.submit(prompt, max_new_tokens=tokens, given=given)
     before = spent(daemon)
-    reports = list(decoder.run())
+    reports = []
+    for report in decoder.run():
+        reports.append(report)
+        if len(reports) % SLICE == 0:
+            pass_on()
     used = {f"{who}_ms": round(1e3 * (now - before[who]) / len(reports), 2) for who, now in spent(daemon).items()}
     decoder.close()
     if daemon is not None:
