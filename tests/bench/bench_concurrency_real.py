@@ -47,6 +47,7 @@ from hotset.runtime.huggingface import load_model
 from hotset.runtime.steering import LinkSteering
 
 SLICE = 8
+"""steps of a turn"""
 Arm = tuple[str, int]
 """How it is run, and the fixed concurrency, 0 if advised."""
 Round = dict[Arm, float]
@@ -87,8 +88,8 @@ def main() -> None:
     rounds: list[Round] = []
     for number in range(told.rounds):
         rounds.append({})
-        for (how, concurrency), (rate, figures) in in_turns(model, prompts, kept, arms, told).items():
-            rounds[-1][how, concurrency] = rate
+        for (how, concurrency), (goodput, figures) in in_turns(model, prompts, kept, arms, told).items():
+            rounds[-1][how, concurrency] = goodput
             print(json.dumps({how: concurrency or True, "round": number, **figures}), flush=True)
     print(json.dumps(verdict(rounds)))
 
@@ -111,7 +112,8 @@ class Turns:
         self._mine[who].acquire()
 
     def end(self, who: int) -> None:
-        """Take part no longer, once all others are done as well."""
+        """Be done, and return once all are."""
+        # Only whose turn it is counts.
         self._done.value += 1
         while self._done.value < len(self._mine):
             self.pass_on(who)

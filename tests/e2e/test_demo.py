@@ -22,7 +22,7 @@ from hotset.ops.report.plots import draw_misses, draw_policies
 
 pytestmark = pytest.mark.e2e
 PATIENCE = 600.0
-"""a minute alone; three were not enough beside the other half of the tests, on a slow machine"""
+"""under a minute alone; beside the other half of the tests, on a slow machine, three were not enough"""
 
 
 def texts(figure: Any) -> Iterator[tuple[str, Bbox]]:

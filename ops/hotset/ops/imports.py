@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def large_imports() -> Iterator[None]:
-    """Import torch, transformers or MLflow within this, and the command starts and ends in two thirds of the time.
+    """Import torch, transformers or numba within this, and the command starts and ends in two thirds of the time.
 
     What they bring stays for good, but the collector looks through all of it again and again while it grows, and
     once more at exit. So it rests meanwhile, and never looks at it afterwards.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -109,7 +108,7 @@ def test_a_trial_that_is_no_gain_ends_soon() -> None:
     run, rules = drive(plateau, 24, noise=0.0), AdviceRules()
     assert run.controller.best is not None
     best = run.controller.best.concurrency
-    told = [(target, len(list(steps))) for target, steps in itertools.groupby(run.targets)]
+    told = [(target, len(list(steps))) for target, steps in groupby(run.targets)]
     first_rest = next(i for i, (target, steps) in enumerate(told) if target == best and steps >= rules.hold)
     trials = [(there - here, steps) for (here, _), (there, steps) in pairwise(told[first_rest:]) if there != best]
     assert len(trials) >= 4

@@ -20,7 +20,7 @@ from hotset.daemon.advice.guess import HEAVY_STALL, Guess
 from hotset.daemon.advice.meter import Load, Meter, Reading, Trial
 from hotset.daemon.advice.promise import Promise
 from hotset.daemon.advice.rules import AdviceRules
-from hotset.daemon.advice.search import Search
+from hotset.daemon.advice.search import Search, compare
 
 Model = Callable[[int, int], Promise | None]
 """What a model promises of concurrencies from least to most, None if it does not know yet."""
@@ -185,17 +185,19 @@ class ConcurrencyController:
             self._decide(reading)
 
     def _judge(self, reading: Reading, best: Reading) -> None:
-        """Stop measuring as soon as the reading is clear: soon if it is hardly better, later if it seems good."""
-        gain, error = self._search.weigh(reading, self._between(reading, best))
+        if reading.blocks < self._rules.blocks and not self._is_clear(reading, best):
+            return
+        if reading.concurrency == best.concurrency:
+            self._reachable = best.concurrency
+        self._decide(reading)
+
+    def _is_clear(self, reading: Reading, best: Reading) -> bool:
+        """Whether to stop measuring: soon if the reading is hardly better, later if it seems good."""
+        gain, error = compare(reading, best, self._between(reading, best))
         worth = math.log1p(self._rules.tolerance)
         if gain > worth:
-            clear = reading.blocks >= self._rules.blocks // 2 and gain > 2 * error
-        else:
-            clear = reading.blocks >= 3 and reading.concurrency != best.concurrency and gain + error < worth
-        if clear or reading.blocks >= self._rules.blocks:
-            if reading.concurrency == best.concurrency:
-                self._reachable = best.concurrency
-            self._decide(reading)
+            return reading.blocks >= self._rules.blocks // 2 and gain > 2 * error
+        return reading.blocks >= 3 and reading.concurrency != best.concurrency and gain + error < worth
 
     def _decide(self, reading: Reading) -> None:
         """Take in a reading; try what the search asks for, or rest at the best."""

@@ -31,6 +31,20 @@ DOUBT = 0.3
 """how far a promised gain may be off, as a share of the relative change in concurrency"""
 
 
+def compare(reading: Reading, best: Reading, promise: Promise | None) -> tuple[float, float]:
+    """How much better than the best a reading is, and how far that may be off, both as logarithms.
+
+    Beside what the model promises it is the mean of both by their precision, as of two measurements of one thing.
+    """
+    error, gain = math.hypot(reading.error, best.error), math.log(reading.goodput / best.goodput)
+    if promise is None or reading.concurrency == best.concurrency:
+        return gain, error
+    doubt = DOUBT * abs(math.log(reading.concurrency / best.concurrency))
+    promised = math.log(promise.at(reading.concurrency) / promise.at(best.concurrency))
+    off = math.hypot(error, doubt)
+    return gain + (promised - gain) * (error / off) ** 2, error * doubt / off
+
+
 class Search:
     """`tell` it readings, `ask` it for the next concurrency to try."""
 
@@ -60,7 +74,7 @@ class Search:
             self._doubt()
             return True
         upwards = reading.concurrency > best.concurrency
-        if self._better(reading, promise):
+        if self._better(reading, best, promise):
             self._bracket(best, above=not upwards)
             self.best = reading
             self._growth = min(FIRST_GROWTH, self._growth**2)
@@ -68,22 +82,6 @@ class Search:
             return True
         self._bracket(reading, above=upwards)
         return False
-
-    def weigh(self, reading: Reading, promise: Promise | None = None) -> tuple[float, float]:
-        """How much better than the best a reading is, and how far that may be off, both as logarithms.
-
-        Beside what the model promises it is the mean of both by their precision, as of two measurements of one thing.
-        """
-        best = self.best
-        if best is None:
-            return math.inf, 0.0
-        error, gain = math.hypot(reading.error, best.error), math.log(reading.goodput / best.goodput)
-        if promise is None or reading.concurrency == best.concurrency:
-            return gain, error
-        doubt = DOUBT * abs(math.log(reading.concurrency / best.concurrency))
-        promised = math.log(promise.at(reading.concurrency) / promise.at(best.concurrency))
-        off = math.hypot(error, doubt)
-        return gain + (promised - gain) * (error / off) ** 2, error * doubt / off
 
     def ask(self, least: int, most: int, promise: Promise | None, *, down_first: bool = False) -> int | None:
         """The next concurrency to try from `least` to `most`, None if the best will do."""
@@ -106,11 +104,9 @@ class Search:
         gain, wanted = sides[0]
         return wanted if gain > self._tolerance and wanted != here else None
 
-    def _better(self, reading: Reading, promise: Promise | None) -> bool:
-        gain, error = self.weigh(reading, promise)
-        if promise is not None:
-            return gain > math.log1p(self._tolerance)
-        return gain > math.log1p(max(self._tolerance, error))
+    def _better(self, reading: Reading, best: Reading, promise: Promise | None) -> bool:
+        gain, error = compare(reading, best, promise)
+        return gain > math.log1p(self._tolerance if promise is not None else max(self._tolerance, error))
 
     def _upwards(self, here: int, high: int, promise: Promise | None) -> tuple[float, int]:
         if high <= here:

@@ -84,7 +84,7 @@ def decode(
     from hotset.ops.imports import large_imports
     from hotset.ops.listening import listening
 
-    # Mistakes in what was asked are told before anything large is loaded.
+    # Mistakes that can be told without loading anything large are told before it.
     texts, distance = _prompts(prompt or [], prompt_file or []), _distance(lookahead)
     where = listening(listen_tcp, keys) if listen else None
     with large_imports():

@@ -36,10 +36,7 @@ def demo(
     """See HELP."""
     from rich.console import Console
 
-    from hotset.ops.imports import large_imports
-
-    with large_imports():
-        from hotset.ops.demo.run import DemoOptions, run_demo
+    from hotset.ops.demo.run import DemoOptions, run_demo
 
     console = Console()
     options = DemoOptions(

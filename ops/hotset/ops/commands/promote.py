@@ -46,13 +46,10 @@ def promote(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    from hotset.ops.imports import large_imports
-
-    with large_imports():
-        from hotset.training import registry
-        from hotset.training.errors import TrainingError
-        from hotset.training.gate import make_settings
-        from hotset.training.promotion import promote as run
+    from hotset.training import registry
+    from hotset.training.errors import TrainingError
+    from hotset.training.gate import make_settings
+    from hotset.training.promotion import promote as run
 
     if rollback:
         back = registry.rollback(name, store=tracking_uri)

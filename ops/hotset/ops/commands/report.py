@@ -23,10 +23,7 @@ def report(folder: Annotated[Path, typer.Argument(help="a folder below runs/")])
     from rich.console import Console
 
     from hotset.ops.commands.demo import show_summary
-    from hotset.ops.imports import large_imports
-
-    with large_imports():
-        from hotset.ops.report.build import write_report
+    from hotset.ops.report.build import write_report
 
     console = Console()
     with console.status("replaying the log under other policies and drawing the report"):
