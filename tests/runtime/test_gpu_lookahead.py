@@ -23,7 +23,8 @@ from hotset.protos.forest import FlatForest
 from hotset.protos.messages import LayerFigure, Step
 from hotset.runtime.decoder import Decoder
 from hotset.runtime.gpu import Event, InlineDevice, Stream
-from hotset.runtime.gpu.program import WARM_UPS, Program
+from hotset.runtime.gpu.captured import WARM_UPS
+from hotset.runtime.gpu.program import Program
 from hotset.runtime.gpu.residency import DeviceResidency
 from hotset.runtime.gpu.steps import DeviceSteps
 from hotset.runtime.lookahead.lookahead import LookaheadPass
@@ -226,7 +227,7 @@ def test_a_model_is_swapped_between_replays_and_a_graph_made_anew_where_it_must_
         for _ in range(WARM_UPS + 1):
             decoder.step()
         assert program(decoder).captured
-        return program(decoder)._replay
+        return program(decoder)._pass._replay
 
     first = steps()
     assert ahead.take_model(message(data, 1)) == ""

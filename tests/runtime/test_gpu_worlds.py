@@ -17,7 +17,7 @@ from hotset.kernels.dispatch import interpreting
 from hotset.protos.messages import Advice, Message, Step
 from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.decoder import Decoder
-from hotset.runtime.gpu.program import WARM_UPS
+from hotset.runtime.gpu.captured import WARM_UPS
 from hotset.runtime.gpu.steps import DeviceSteps
 from hotset.runtime.residency import ResidencyManager
 from hotset.runtime.steering import Steering

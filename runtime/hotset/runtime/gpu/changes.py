@@ -31,5 +31,9 @@ class Changes:
         place = self._seen.device
         loaded, evicted = (torch.empty(limit, dtype=torch.int32, device=place) for _ in range(2))
         found = Changed(loaded, evicted, torch.zeros(4, dtype=torch.int64, device=place))
-        find_changes(self._state, self._seen, self._shown, *found)
+        self.find(found)
         return found
+
+    def find(self, into: Changed) -> None:
+        """As `look`, written to tensors that are there."""
+        find_changes(self._state, self._seen, self._shown, *into)

@@ -1,21 +1,19 @@
-"""The forward pass of a step for one shape of batch: run as it is until it is warm, then captured once and replayed."""
+"""What steps of one shape of batch launch: the forward pass, and what follows it; both captured once they are warm."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
 from hotset.kernels.state import SCRATCH_FAILED
+from hotset.runtime.gpu.behind import Behind
+from hotset.runtime.gpu.captured import Captured
+from hotset.runtime.gpu.changes import Changes
 from hotset.runtime.gpu.device import Device
 from hotset.runtime.gpu.inputs import StepInputs
 from hotset.runtime.gpu.passes import DevicePass
-
-WARM_UPS = 2
-"""Passes before one is captured: kernels compile, libraries choose theirs and take their memory."""
-logger = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
@@ -38,42 +36,33 @@ class Program:
         *,
         captures: bool,
     ) -> None:
-        self.inputs, self.captures = inputs, captures
+        self.inputs = inputs
         self.seconds = 0.0
         """that the host waited for the last pass, once it had launched it"""
-        self._device, self._make, self._compute = device, make, compute
-        self._passes = 0
-        self._shape: object = None
-        self._replay: Callable[[], Outcome] | None = None
+        self.behind = Behind(device, captures=captures)
+        self._make, self._compute = make, compute
+        self._pass = Captured[Outcome](device, "this model's decode step", captures=captures)
 
     @property
     def captured(self) -> bool:
         """Whether the pass is replayed from a graph."""
-        return self._replay is not None
+        return self._pass.captured
 
     @property
     def warming(self) -> bool:
-        """Whether the last pass was one of those before the capture, or the first after it."""
-        return self._passes <= WARM_UPS + self.captured
+        """Whether what the last step launched will be replayed from graphs that were not there yet."""
+        return self._pass.warming or self.behind.warming
 
     def __call__(self, shape: object = None) -> Outcome:
         """One pass over what `inputs` holds; the host does not wait for it.
 
         A graph holds for one `shape` of what the pass does beside the model; with another one it is made anew.
         """
-        if shape != self._shape:
-            self._shape, self._passes, self._replay = shape, 0, None
-        if self._replay is None and self.captures and self._passes >= WARM_UPS:
-            self._capture()
-        self._passes += 1
-        return self._body() if self._replay is None else self._replay()
+        return self._pass(shape, self._body)
 
-    def _capture(self) -> None:
-        try:
-            self._replay = self._device.capture(self._body)
-        except RuntimeError as error:
-            self.captures = False
-            logger.warning("this model's decode step cannot be captured and runs uncaptured: %s", error)
+    def leave(self, done: DevicePass, changes: Changes, *, tell: bool) -> None:
+        """Launch what follows the pass."""
+        self.behind(done, changes, captured=self.captured, tell=tell)
 
     def _body(self) -> Outcome:
         done = self._make(self.inputs)

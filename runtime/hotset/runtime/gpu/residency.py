@@ -203,16 +203,27 @@ class DeviceResidency(ResidencyManager):
         self.commit_prefetches()
 
     def end_step(self) -> None:
-        """See ResidencyManager. Prefetches of a step take their victims from a larger reserve, refilled behind it."""
-        wide = self.ahead is not None and self.ahead.fetches
-        low, high = (self.high + self.high // 2, 2 * self.high) if wide else (self.low, self.high)
-        reclaim(self.state, low=min(low, self.state.slots), high=min(high, self.state.slots), policy=self.policy)
+        """See ResidencyManager. The next step's uses begin to count, so that it need not wait for that."""
+        low, high = self.watermarks
+        reclaim(self.state, low=low, high=high, policy=self.policy)
         if self.ahead is not None:
             self.figures.end_step()
-        self._open_tick()
+        self.state.step_tick.copy_(self.state.tick + 1)
+
+    @property
+    def watermarks(self) -> tuple[int, int]:
+        """Of the reserve behind a step. Prefetches inside steps take their victims from a larger one."""
+        wide = self.ahead is not None and self.ahead.fetches
+        low, high = (self.high + self.high // 2, 2 * self.high) if wide else (self.low, self.high)
+        return min(low, self.state.slots), min(high, self.state.slots)
+
+    def has_stepped(self, layers: int) -> None:
+        """What follows a step of so many layers has been launched: the host counts along."""
+        self._tick += layers
+        self._tick_open = True
 
     def _open_tick(self) -> None:
-        """A new step's uses begin to count; launched behind the last step, so that the next need not wait for it."""
+        """A new step's uses begin to count, unless they do since the last one ended."""
         if not self._tick_open:
             self.state.step_tick.copy_(self.state.tick + 1)
             self._tick_open = True
@@ -261,8 +272,6 @@ class DeviceResidency(ResidencyManager):
 
     def count_layers(self, done: Sequence[Resolved]) -> None:
         """Behind a whole step: add up the misses and stalls of its layers."""
-        self._tick += len(done)
-        self._tick_open = False
         missed, stalls = (
             torch.stack([r.miss_count for r in done]).flatten(),
             (self.clock[:, 1] - self.clock[:, 0]).clamp(min=0),

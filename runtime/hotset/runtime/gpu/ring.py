@@ -1,8 +1,8 @@
 """Step events leave the device through a ring of pinned records, copied on a stream of their own.
 
-    demand stream   the step's accesses are written into the record's device half; counts and slots go beside them
-    events stream   behind that, everything is copied to the record's pinned half
-    a thread        waits for the copies, makes the message, and gives the record back
+    demand stream   behind the pass, what the step tells is written into its record on the device
+    events stream   behind that, the record is copied into one of those that are pinned
+    a thread        waits for the copy, makes the message, and gives the pinned record back
 
 A step waits for none of this. If every record is under way, the step is not told: it is counted, and the gap in the
 sequence numbers has a listener ask for a snapshot, as at any other high-water mark.
@@ -16,21 +16,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hotset.kernels.record import Recorded
 from hotset.protos.messages import LayerFigure, Step, StepStats
 from hotset.runtime.events import lookahead_ranks
+from hotset.runtime.gpu.behind import Behind
 from hotset.runtime.gpu.changes import Changes
 from hotset.runtime.gpu.counts import BEGUN, COUNTS, DEMAND_PAGES, STALL_NS
-from hotset.runtime.gpu.device import Device, Event, Stream
+from hotset.runtime.gpu.device import Event
+from hotset.runtime.gpu.packing import Kind
 from hotset.runtime.gpu.passes import DevicePass
 from hotset.runtime.gpu.residency import DeviceResidency
+from hotset.runtime.gpu.step_record import StepRecord, record_kinds
 from hotset.runtime.groups import Sequence
 from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.steps import Stats
 
 DEPTH = 16
-SPARE = 1 << 16
-"""Slots that a step may change beyond one for each page it selects: what plans and ends of sequences bring about."""
 
 
 class EventRing:
@@ -54,19 +54,13 @@ class EventRing:
         assert isinstance(self.kv.manager, DeviceResidency)
         return self.kv.manager
 
-    def take(self, sequences: int, done: DevicePass) -> Told | None:
-        """A record for a step of `sequences` rows that tell and more that are padded; None if there is none."""
+    def take(self) -> Told | None:
+        """A record for a step that tells; None if there is none."""
         try:
-            told = self.free.pop()
+            return self.free.pop()
         except IndexError:
             self.full += 1
             return None
-        told.begin(sequences, done)
-        return told
-
-    def leave(self, told: Told, done: DevicePass) -> None:
-        """Behind the step's work on the demand stream: counts, slots and ranks join the record, its copies start."""
-        told.start(self.manager, done)
 
     def give_back(self, told: Told) -> None:
         """The record can serve another step."""
@@ -74,56 +68,23 @@ class EventRing:
 
 
 class Told:
-    """One record: first a step's buffers on the device, then their copies on the host, then its message."""
+    """One record on the host: a step's copies, then its message."""
 
     def __init__(self, ring: EventRing) -> None:
         self._ring = ring
-        self.recorded: Recorded | None = None
-        self._host: list[torch.Tensor] = []
+        self._kinds: list[Kind] = []
+        self.host: StepRecord | None = None
+        """There from its first step on."""
         self._before: list[int] | None = None
-        self._room: tuple[int, ...] = ()
-        self._most = 0
         self._distance: list[int] | None = None
 
-    @property
-    def _device(self) -> Device:
-        return self._ring.manager.device
-
-    def begin(self, sequences: int, done: DevicePass) -> None:
-        """Make room for the accesses of a step."""
-        kv = self._ring.kv
-        rows, n = done.ids[0].shape[0], done.ids[0].shape[2]
-        room, figures = (rows, kv.shape.layers, kv.shape.kv_heads, n), self._ring.manager.figures.now.numel()
-        if room != self._room:
-            place, pages = self._device.place, rows * kv.shape.layers * kv.shape.kv_heads * kv.config.selected
-            self._most = min(self._ring.manager.state.slots, pages + SPARE)
-            self.recorded = Recorded(
-                *(torch.empty(room, dtype=d, device=place) for d in (torch.int32, torch.uint8, torch.uint8))
-            )
-            numbers, slots = (4 + COUNTS + figures,), (self._most,)
-            kinds = ((room, torch.int32), (room, torch.uint8), (room, torch.uint8), (numbers, torch.int64),
-                     (slots, torch.int32), (slots, torch.int32))  # fmt: skip
-            self._host = [self._device.pinned(shape, dtype) for shape, dtype in kinds]
-            if done.ahead is not None:
-                self._host.append(self._device.pinned(tuple(done.ahead.ranks.shape), torch.int32))
-            self._room = room
+    def fill(self, done: DevicePass, behind: Behind, sequences: int) -> None:
+        """Start copying what the last step left `behind`; of its rows the first `sequences` tell of one."""
+        if (kinds := record_kinds(done)) != self._kinds or self.host is None:
+            self._kinds, self.host = kinds, StepRecord(kinds, self._ring.manager.device.pinned)
         self._sequences = sequences
-
-    def start(self, manager: DeviceResidency, done: DevicePass) -> None:
-        """Copy everything to the host, on the events stream."""
-        device = self._device
-        changed = self._ring.changes.look(self._most)
-        numbers = torch.cat((changed.counts, manager.counts, manager.figures.now.flatten()))
-        # The next step writes the ranks anew, and its copies may begin before ours have left.
-        self._distance, ranks = (done.ahead.distance, [done.ahead.ranks]) if done.ahead else (None, [])
-        parts = (*vars(self.recorded).values(), numbers, changed.loaded, changed.evicted, *ranks)
-        device.wait(Stream.EVENTS, device.mark(Stream.DEMAND))
-        with device.on(Stream.EVENTS):
-            for source, target in zip(parts, self._host, strict=True):
-                target.copy_(source, non_blocking=True)
-        for part in parts[3:]:
-            device.keep(part, Stream.EVENTS)
-        self._copied = device.mark(Stream.EVENTS, sleep=True)
+        self._distance = None if done.ahead is None else done.ahead.distance
+        self._copied: Event = behind.copy(self.host)
 
     def describe(self, sequences: list[Sequence], epoch: int, stats: Stats, new: list[tuple[int, int, int]]) -> None:
         """What the host knows of the step; from here on the record is the thread's.
@@ -137,30 +98,34 @@ class Told:
         self._stood = [(s.id, s.length, s.step - 1) for s in sequences]
 
     def message(self) -> Step | None:
-        """On the thread: wait for the copies, make the message, give the record back. None if too much has changed."""
-        copied: Event = self._copied
-        copied.synchronize()
+        """On the thread: wait for the copy, make the message, give the record back. None if too much has changed."""
+        self._copied.synchronize()
+        host = self.host
+        assert host is not None, "nothing was copied"
         try:
-            if int(self._host[3][:2].max()) <= self._most:
-                return self._make()
-            self._ring.counts = self._host[3][4 : 4 + COUNTS].tolist()
+            if int(host.changed.counts[:2].max()) <= host.changed.loaded.numel():
+                return self._make(host)
+            self._ring.counts = host.counts.tolist()
             return None
         finally:
             self._ring.give_back(self)
 
-    def _make(self) -> Step:
-        n, lanes = self._room[3], self._sequences * self._ring.kv.lanes
+    def _make(self, host: StepRecord) -> Step:
+        told, lanes = host.accessed, self._sequences * self._ring.kv.lanes
         # The arrays of a message belong to the link, those of the record to the next step.
-        candidates, scores, flags = (t[: self._sequences].reshape(lanes, n).clone().numpy() for t in self._host[:3])
+        candidates, scores, flags = (
+            part[: self._sequences].reshape(lanes, -1).clone().numpy()
+            for part in (told.candidates, told.scores, told.flags)
+        )
         loaded, evicted = (
-            told[:count].clone().numpy()
-            for told, count in zip(self._host[4:6], self._host[3][:2].tolist(), strict=True)
+            pages[:count].clone().numpy()
+            for pages, count in zip(host.changed[:2], host.changed.counts[:2].tolist(), strict=True)
         )
         ids, lengths, steps = zip(*self._stood, strict=True)
         return Step(
             epoch=self._epoch,
             sequences=list(ids),
-            stats=self._completed(self._host[3].tolist()),
+            stats=self._completed(host),
             lengths=np.array(lengths, "<i4"),
             sequence_steps=np.array(steps, "<i4"),
             candidates=candidates,
@@ -171,20 +136,20 @@ class Told:
             new_generation=np.array([v for _, _, v in self._new], "<u4"),
             loaded=loaded,
             evicted=evicted,
-            **self._inside(),
+            **self._inside(host),
         )
 
-    def _inside(self) -> dict[str, npt.NDArray[np.int32]]:
+    def _inside(self, host: StepRecord) -> dict[str, npt.NDArray[np.int32]]:
         """Of a step that looked ahead: its figures by layer, and the ranks."""
-        if self._distance is None:
+        if self._distance is None or host.ranks is None:
             return {}
-        figures = self._host[3][4 + COUNTS :].view(len(LayerFigure), -1).to(torch.int32, copy=True).numpy()
-        ranks = self._host[6][:, : self._sequences].clone()
-        return {"by_layer": figures, **lookahead_ranks(self._distance, ranks)}
+        figures = host.figures.view(len(LayerFigure), -1).to(torch.int32, copy=True).numpy()
+        return {"by_layer": figures, **lookahead_ranks(self._distance, host.ranks[:, : self._sequences].clone())}
 
-    def _completed(self, numbers: list[int]) -> StepStats:
+    def _completed(self, host: StepRecord) -> StepStats:
         """The stats, with what the device has counted since the step before."""
-        _, _, reserve, free, *counts = numbers[: 4 + COUNTS]
+        counts = host.counts.tolist()
+        _, _, reserve, free = host.changed.counts.tolist()
         new = [now - then for now, then in zip(counts, self._before or self._ring.counts, strict=True)]
         self._ring.counts = counts
         prefetched = new[BEGUN][0]

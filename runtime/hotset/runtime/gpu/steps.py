@@ -84,11 +84,10 @@ class DeviceSteps:
         needed = len(batch) * self.kv.shape.kv_heads * self.kv.config.selected
         self.manager.make_way(needed)
         outcome = program(self._ahead.shape if self._ahead else None)
-        self.warming = program.warming
         answer = self.device.pinned(tuple(outcome.answer.shape), torch.int64)
         answer.copy_(outcome.answer, non_blocking=True)
         arrived = self.device.mark(Stream.DEMAND)
-        self._behind(outcome.done, batch, tell)
+        self._behind(program, outcome.done, len(batch), tell)
         self.outbox.go()
         self.manager.answer_plans()
         then()
@@ -146,22 +145,20 @@ class DeviceSteps:
     def _make(self, inputs: StepInputs) -> DevicePass:
         return DevicePass(self.kv, self._selector, inputs, self._ahead)
 
-    def _behind(self, done: DevicePass, batch: list[Generation], tell: bool) -> None:
+    def _behind(self, program: Program, done: DevicePass, sequences: int, tell: bool) -> None:
         """Launch what the next step needs of this one."""
+        self.warming = program.warming
         if not self.manager.tiered:
             return
         if self._told is not None:  # a step that failed before it was published
             self.ring.give_back(self._told)
-        self._told = self.ring.take(len(batch), done) if tell else None
+        self._told = self.ring.take() if tell else None
         self.ring.gap |= not tell
-        self.warming |= tell and not self._has_told
+        program.leave(done, self.ring.changes, tell=self._told is not None)
+        self.warming = program.warming or (tell and not self._has_told)
         self._has_told |= tell
-        self.manager.record(done.accessed(), None if self._told is None else self._told.recorded)
-        self.manager.count_layers(done.resolved)
-        self.manager.fold()
-        self.manager.end_step()
         if self._told is not None:
-            self.ring.leave(self._told, done)
+            self._told.fill(done, program.behind, sequences)
         else:
             self.manager.forget_changes()
 

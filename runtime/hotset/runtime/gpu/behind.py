@@ -1,0 +1,76 @@
+"""What a step leaves on the device behind its pass: averages, counts and the reserve for the next one, and its record.
+
+    demand stream   ... pass ── accesses, counts, averages, reserve, record ── next pass ...
+    events stream                                                          └── copy of the record
+
+It is the same at every step, but for whether somebody is told. So it is captured as soon as the pass is: some forty
+launches cost the host more than the device, while the threads that send the last step's message want the interpreter.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from hotset.runtime.gpu.captured import Captured
+from hotset.runtime.gpu.changes import Changes
+from hotset.runtime.gpu.device import Device, Event, Stream
+from hotset.runtime.gpu.passes import DevicePass
+from hotset.runtime.gpu.step_record import StepRecord, record_kinds
+
+
+class Behind:
+    """Behind the passes of one shape. `record` is what the last told step left; the next one writes over it."""
+
+    def __init__(self, device: Device, *, captures: bool) -> None:
+        self._device = device
+        self._ways = {tell: Captured[None](device, "what follows a step", captures=captures) for tell in (False, True)}
+        self.warming = False
+        """Whether the last step's was launched one by one, to be captured, or captured."""
+        self.record: StepRecord | None = None
+        self._copied: Event | None = None
+
+    def __call__(self, done: DevicePass, changes: Changes, *, captured: bool, tell: bool) -> None:
+        """Launch it for a pass, which is `captured` or not. `tell`: leave a record, with `changes` since the last."""
+        record = self._next_record(done) if tell else None
+        way, manager = self._ways[tell], done.manager
+        if captured:
+            way((done, *manager.watermarks), lambda: _launch(done, changes, record))
+        else:
+            _launch(done, changes, record)
+        self.warming = captured and way.warming
+        manager.has_stepped(len(done.resolved))
+
+    def copy(self, host: StepRecord) -> Event:
+        """Start copying the record to `host`, on the events stream; the end of that."""
+        assert self.record is not None, "no step was told"
+        device = self._device
+        device.wait(Stream.EVENTS, device.mark(Stream.DEMAND))
+        with device.on(Stream.EVENTS):
+            host.memory.copy_(self.record.memory, non_blocking=True)
+        self._copied = device.mark(Stream.EVENTS, sleep=True)
+        return self._copied
+
+    def _next_record(self, done: DevicePass) -> StepRecord:
+        if self.record is None:
+            place = self._device.place
+            self.record = StepRecord(
+                record_kinds(done), lambda shape, kind: torch.empty(shape, dtype=kind, device=place)
+            )
+        if self._copied is not None:  # it left beside this pass, so nothing waits for it here
+            self._device.wait(Stream.DEMAND, self._copied)
+        return self.record
+
+
+def _launch(done: DevicePass, changes: Changes, record: StepRecord | None) -> None:
+    manager = done.manager
+    manager.record(done.accessed(), None if record is None else record.accessed)
+    manager.count_layers(done.resolved)
+    manager.fold()
+    manager.end_step()
+    if record is not None:
+        changes.find(record.changed)
+        record.counts.copy_(manager.counts)
+        record.figures.copy_(manager.figures.now.flatten())
+        if record.ranks is not None:
+            assert done.ahead is not None, "a pass that looks ahead has ranks"
+            record.ranks.copy_(done.ahead.ranks)
