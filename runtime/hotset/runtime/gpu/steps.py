@@ -93,6 +93,8 @@ class DeviceSteps:
         then()
         start = time.perf_counter()
         if self.manager.tiered:
+            # Here it costs the device nothing; before the next pass the device would wait for the launch.
+            self.manager.commit_prefetches()
             follow(epoch + 1, PATIENCE * program.seconds)
         arrived.synchronize()
         self.outbox.pause()
