@@ -102,6 +102,8 @@ class Scheduler:
 
     def _fitting(self) -> int:
         """Waiting requests, from the first on, that have room to their end beside what is open."""
+        if not self.waiting:  # at most steps; the device waits for the answer
+            return 0
         count, groups, size = 0, self.kv.groups.free_groups, self.kv.groups_for
         for open_ in self.everybody():
             longest = len(open_.prompt) + open_.max_new_tokens - 1

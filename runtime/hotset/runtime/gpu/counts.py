@@ -25,4 +25,5 @@ def add_counts(moved: Movement, new: list[int]) -> None:
     moved.entries_applied += new[PLAN][0]
     moved.prefetch_pages += new[BEGUN][0]
     for reasons, part in ((PLAN_REASONS, PLAN), (PREFETCH_REASONS, BEGUN)):
-        moved.entries_rejected.update({r: n for r, n in zip(reasons, new[part][1:], strict=True) if n})
+        if any(new[part][1:]):
+            moved.entries_rejected.update({r: n for r, n in zip(reasons, new[part][1:], strict=True) if n})

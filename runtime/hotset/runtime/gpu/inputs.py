@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from hotset.runtime.generation import Generation
@@ -10,6 +11,7 @@ from hotset.runtime.lookahead.book import Clocks, FeatureBook
 from hotset.runtime.selectors import Batch
 
 _ROWS = 10
+_PADDED = np.array([[0], [0], [0], [0], [-1], [0], [0]], np.int32)
 
 
 class StepInputs:
@@ -33,14 +35,16 @@ class StepInputs:
 
     def fill(self, batch: list[Generation], book: FeatureBook | None = None) -> None:
         """Take the rows of a step; nothing may still read those of the step before."""
-        small = self._small.numpy()
-        small[:] = 0
-        small[4] = -1
-        for row, generation in enumerate(batch):
+        small, size = self._small.numpy(), self._page_size
+        # The device waits for this: one array of all rows, and no write to an array for each.
+        rows = []
+        for generation in batch:
             sequence = generation.sequence
-            offset = (sequence.length - 1) % self._page_size
-            count, length = len(sequence.groups), sequence.length
-            small[:7, row] = (generation.tokens[-1], length - 1, count, length, sequence.groups[-1], offset, offset + 1)
+            length, groups = sequence.length, sequence.groups
+            place = (length - 1) % size
+            rows.append((generation.tokens[-1], length - 1, len(groups), length, groups[-1], place, place + 1))
+        small[:7, : len(batch)] = np.array(rows, np.int32).T
+        small[:7, len(batch) :] = _PADDED
         if book is not None:
             small[7:] = book.clocks([g.sequence for g in batch], rows=small.shape[1])
         self._on_device.copy_(self._small, non_blocking=True)
@@ -48,13 +52,13 @@ class StepInputs:
             self.batch.groups.copy_(self._table, non_blocking=True)
 
     def _fill_table(self, batch: list[Generation]) -> bool:
-        table, changed = self._table.numpy(), False
+        changed = False
         for row, generation in enumerate(batch):
-            groups, (owner, held) = generation.sequence.groups, self._held[row]
-            if owner != generation.sequence.id:
-                held = 0
-            if held < len(groups):
-                table[row, held : len(groups)] = groups[held:]
-                changed = True
-            self._held[row] = (generation.sequence.id, len(groups))
+            sequence = generation.sequence
+            now = (sequence.id, len(sequence.groups))
+            if now != self._held[row]:
+                owner, held = self._held[row]
+                first = held if owner == sequence.id else 0
+                self._table.numpy()[row, first : now[1]] = sequence.groups[first:]
+                self._held[row], changed = now, True
         return changed
