@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from backend_kit import INTERPRETED, backend_device
+from backend_kit import BACKENDS, INTERPRETED, backend_device
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -223,6 +223,23 @@ class Residency(RuleBasedStateMachine):
 
     def remember(self, pages: torch.Tensor, rows: torch.Tensor) -> None:
         self.expected.update(zip(pages.tolist(), rows, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("policy", ["lru", "margin-ema"])
+def test_tails_that_were_sealed_since_the_last_step_leave_the_next_one_its_slots(backend: str, policy: str) -> None:
+    """Their tokens were written with no step between, so nothing but opening them has used them."""
+    backend_device(backend)  # skips before there is a folder to remove
+    machine = type("Machine", (Residency,), {"backend": backend})()
+    machine.start(22, 60, policy)
+    try:
+        for _ in range(5 * PAGE):
+            machine.decode_token(0)
+        for seed in range(3):
+            machine.step(seed)
+            machine.holds()
+    finally:
+        machine.teardown()
 
 
 class Inline(Residency):

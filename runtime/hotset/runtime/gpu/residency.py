@@ -118,7 +118,12 @@ class DeviceResidency(ResidencyManager):
 
     def seal(self, group: int) -> None:
         """See ResidencyManager. The rows leave on the write-back stream."""
-        super().seal(group)
+        pages = self.pages_of(torch.tensor([group])).flatten()
+        slots = self.slots_of(pages)
+        self.store(pages, self.rows[slots])
+        self.state.state.index_fill_(0, slots, LIVE)
+        # To open it was a use by the step that came next. What another one needs is for that to say.
+        self.state.last_used[slots] = self.state.tick
         self._tails.discard(group)
 
     def park_tail(self, group: int) -> torch.Tensor:
