@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 import torch
 from backend_kit import INTERPRETED, Listener, placed
@@ -16,7 +17,7 @@ from link_bench import until
 from hotset.kernels.dispatch import interpreting
 from hotset.kernels.resolve import PoolTooSmallError
 from hotset.kernels.state import SCRATCH_FAILED
-from hotset.protos.messages import SequenceClose, SequenceOpen
+from hotset.protos.messages import Advice, SequenceClose, SequenceOpen
 from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.decoder import Decoder
 from hotset.runtime.gpu import Event, InlineDevice, Stream, steps
@@ -114,6 +115,51 @@ def test_captured_or_not_gives_the_same_tokens(model: Any, backend: str, monkeyp
     captured = {shape[0]: program.captured for shape, program in programs(found[0]).items()}
     assert captured == {4: True, 2: False, 1: False}
     assert not any(program.captured for program in programs(found[1]).values())
+
+
+def warming(decoder: Decoder, steps: int) -> list[bool]:
+    """Of the next steps, whether they make what later ones replay."""
+    found = []
+    for _ in range(steps):
+        decoder.step()
+        found.append(decoder.steps.warming)
+    return found
+
+
+@pytest.mark.parametrize("backend", GPU_NAMES)
+def test_what_follows_a_pass_is_captured_once_it_is_and_anew_where_the_reserve_changes(
+    model: Any, backend: str
+) -> None:
+    decoder, listener = opened(model, backend, 40, hbm_pages=SMALLEST + 200, max_sequences=1), Listener()
+    passes, more = WARM_UPS + 1, WARM_UPS + 1
+    # The first step with the captured pass is the first that what follows is the same for.
+    assert warming(decoder, passes + more + 2) == [True] * (passes + more - 1) + [False] * 3
+    decoder.steering = listener
+    assert warming(decoder, more + 2) == [True] * more + [False] * 2
+    decoder.scheduler.advise(Advice(number=1, hot_slots=SMALLEST + 100))
+    assert warming(decoder, more + 2) == [True] * more + [False] * 2
+    decode(decoder, listener)
+    assert [step.stats.warming for step in listener.steps][: 2 * (more + 2)] == ([True] * more + [False] * 2) * 2
+
+
+@pytest.mark.parametrize("backend", GPU_NAMES)
+def test_captured_or_not_tells_the_same(model: Any, backend: str) -> None:
+    told = []
+    for graphs in (True, False):
+        listener = Listener()
+        decode(opened(model, backend, 16, hbm_pages=SMALLEST + 5, max_sequences=1, graphs=graphs), listener)
+        told.append(listener.steps)
+    assert len(told[0]) == len(told[1]) == 15
+    for one, other in zip(*told, strict=True):
+        assert np.array_equal(one.candidates, other.candidates)
+        assert np.array_equal(one.scores, other.scores)
+        assert (one.stats.reserve + one.stats.free, one.new_group.tolist()) == (
+            other.stats.reserve + other.stats.free, other.new_group.tolist())  # fmt: skip
+        if backend == "inline":  # which of several pages of one value goes is open on a GPU
+            assert np.array_equal(one.flags, other.flags)
+            assert np.array_equal(np.sort(one.loaded), np.sort(other.loaded))
+            assert np.array_equal(np.sort(one.evicted), np.sort(other.evicted))
+            assert one.stats.demand_pages == other.stats.demand_pages
 
 
 @pytest.mark.parametrize("backend", GPU_NAMES)

@@ -7,6 +7,7 @@ import torch
 from hotset.runtime.backing import BackingStore
 from hotset.runtime.gpu.device import Device
 from hotset.runtime.gpu.pinned import PinnedTier
+from hotset.runtime.gpu.upload import upload_together
 from hotset.runtime.tiers import DiskTier
 
 
@@ -27,8 +28,8 @@ class DeviceBacking(BackingStore):
 
     def _moved(self, pages: torch.Tensor) -> None:
         if pages.numel():
-            frames = self._device.upload(self.frame_of[pages].to(torch.int32))
-            self.frame_at[self._device.upload(pages)] = frames
+            frames, where = upload_together(self._device, self.frame_of[pages].to(torch.int32), pages)
+            self.frame_at[where] = frames
 
     def check_integrity(self) -> None:
         """See BackingStore; the mirror is exact, too."""

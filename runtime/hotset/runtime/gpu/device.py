@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from enum import Enum
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import torch
 
@@ -102,6 +102,21 @@ class _Done:
         pass
 
 
+class Replayed(Protocol):
+    """What a captured body returns beside tensors, and tuples of either."""
+
+    def replayed(self) -> list[torch.Tensor]:
+        """What a replay writes anew and somebody reads afterwards."""
+
+
+def _tensors(result: object) -> list[torch.Tensor]:
+    if isinstance(result, torch.Tensor):
+        return [result]
+    if isinstance(result, tuple):
+        return [tensor for part in result for tensor in _tensors(part)]
+    return [] if result is None else cast(Replayed, result).replayed()
+
+
 class InlineDevice(Device):
     """CPU tensors; every launch has finished when it returns, so every event has happened."""
 
@@ -138,8 +153,19 @@ class InlineDevice(Device):
         """See Device."""
 
     def capture(self, body: Callable[[], T]) -> Callable[[], T]:
-        """See Device. A replay runs `body` again."""
-        return body
+        """See Device. A replay runs `body` again, and brings what it returned the first time up to date."""
+        first: list[T] = []
+
+        def replay() -> T:
+            now = body()
+            if first:
+                for old, new in zip(_tensors(first[0]), _tensors(now), strict=True):
+                    old.copy_(new)
+            else:
+                first.append(now)
+            return first[0]
+
+        return replay
 
     def synchronize(self) -> None:
         """See Device."""

@@ -64,6 +64,11 @@ class DevicePass:
         )
         return Accessed(torch.stack(self.ids), torch.stack(self.scores), hit, prefetched, self.inputs.batch.groups)
 
+    def replayed(self) -> list[torch.Tensor]:
+        """See Replayed."""
+        resolved = [part for r in self.resolved for part in (r.slots, r.hit, r.prefetched, r.miss_count)]
+        return [*self.ids, *self.scores, *resolved, *([] if self.ahead is None else self.ahead.ranks_by_layer)]
+
     def _select(self, layer: int, query: torch.Tensor, scale: float) -> torch.Tensor:
         config = self.kv.config
         mass = self.selector.mass(self.inputs.batch, query, layer, scale)

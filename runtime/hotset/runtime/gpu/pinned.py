@@ -12,6 +12,7 @@ import torch
 from hotset.kernels.swap_in import rows_of, swap_in
 from hotset.protos.errors import CapacityError
 from hotset.runtime.gpu.device import Device, Event, PinError, Stream
+from hotset.runtime.gpu.upload import upload_together
 from hotset.runtime.tiers import HostTier
 
 CHUNK_BYTES = 1 << 30
@@ -39,6 +40,7 @@ class PinnedTier(HostTier):
         self._pinned: list[torch.Tensor] = []
         self._written: Event | None = None
         self._awaited: dict[Stream, Event] = {}
+        self._counting = torch.empty(0, dtype=torch.int32, device=device.place)
         super().__init__(capacity, row_shape, dtype)
         if capacity and self.row_bytes % 4:
             raise CapacityError(f"pages of {self.row_bytes} bytes cannot be moved; choose an even --page-size")
@@ -68,13 +70,13 @@ class PinnedTier(HostTier):
             return
         device, count = self.device, ids.numel()
         source = rows.contiguous() if rows.device.type == device.place.type else device.upload(rows.contiguous())
-        frames = device.upload(ids.to(torch.int32))
-        index = torch.arange(count, dtype=torch.int32, device=device.place)
-        total = torch.full((1,), count, dtype=torch.int32, device=device.place)
+        frames, total = upload_together(device, ids.to(torch.int32), torch.tensor([count], dtype=torch.int32))
+        if self._counting.numel() < count:
+            self._counting = torch.arange(count, dtype=torch.int32, device=device.place)
         device.wait(Stream.WRITE_BACK, device.mark(Stream.DEMAND))
         with device.on(Stream.WRITE_BACK):
-            swap_in(rows_of(source), self.bytes, index, frames, total)
-        for tensor in (source, frames, index, total):
+            swap_in(rows_of(source), self.bytes, self._counting[:count], frames, total)
+        for tensor in (source, frames, self._counting):  # `total` is a part of what holds `frames`
             device.keep(tensor, Stream.WRITE_BACK)
         self._written = device.mark(Stream.WRITE_BACK)
 

@@ -44,4 +44,7 @@ def record_kinds(done: DevicePass) -> list[Kind]:
         (accesses, torch.int32), (accesses, torch.uint8), (accesses, torch.uint8), ((numbers,), torch.int64),
         ((most,), torch.int32), ((most,), torch.int32),
     ]  # fmt: skip
-    return kinds if done.ahead is None else [*kinds, (tuple(done.ahead.ranks.shape), torch.int32)]
+    if done.ahead is None:
+        return kinds
+    ranks = done.ahead.ranks_by_layer
+    return [*kinds, ((len(ranks), *ranks[0].shape), torch.int32)]

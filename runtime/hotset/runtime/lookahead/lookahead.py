@@ -135,6 +135,11 @@ class LookaheadPass:
         """What the step acted upon, [layers, B, Hkv, width] int32, -1 for none: a copy."""
         return torch.stack(self._ranks)
 
+    @property
+    def ranks_by_layer(self) -> list[torch.Tensor]:
+        """The same, not copied: [B, Hkv, width] each."""
+        return self._ranks
+
     def look(self, layer: int, hidden: torch.Tensor, rotary: Any) -> None:
         """Layer `layer` begins with `hidden` [rows, 1, hidden]: decide for the layers that are looked at from here."""
         for target in self.owner.settings.targets(layer):
