@@ -163,6 +163,22 @@ def test_captured_or_not_tells_the_same(model: Any, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", GPU_NAMES)
+@pytest.mark.parametrize("listens", [True, False])
+def test_what_is_evicted_is_not_counted_for_ever(model: Any, backend: str, listens: bool) -> None:
+    """The count is of 32 bits, and marks a place in a log."""
+    decoder = opened(model, backend, 30, hbm_pages=SMALLEST, max_sequences=1)
+    decoder.steering = Listener() if listens else Steering()
+    for _ in range(20):
+        decoder.step()
+    manager = decoder.kv.manager
+    assert manager.moved.demand_pages > 40
+    # Since the last step at most a tail was opened.
+    assert int(manager.state.evicted_count) <= decoder.kv.lanes
+    assert manager.drain_changes()[0].size > 0
+    decoder.close()
+
+
+@pytest.mark.parametrize("backend", GPU_NAMES)
 def test_fewer_sequences_are_padded_before_they_get_a_program_of_their_own(
     model: Any, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

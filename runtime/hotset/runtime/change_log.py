@@ -50,3 +50,16 @@ class ChangeLog:
         touched = touched[np.diff(touched, prepend=np.int32(-1)) != 0]
         resident = self._state.slot_of.cpu().numpy().take(touched) >= 0
         return touched[resident], touched[~resident]
+
+
+class Unlogged(ChangeLog):
+    """Keeps nothing: where a device finds what changed by itself, whoever logs must not fill the host's memory."""
+
+    def loaded(self, pages: torch.Tensor) -> None:
+        """See ChangeLog."""
+
+    def keep_evicted(self) -> None:
+        """See ChangeLog."""
+
+    def forget(self) -> None:
+        """See ChangeLog."""

@@ -67,6 +67,8 @@ def _launch(done: DevicePass, changes: Changes, record: StepRecord | None) -> No
     manager.count_layers(done.resolved)
     manager.fold()
     manager.end_step()
+    # The log of evictions is the CPU backend's: nobody empties it here, and its count must not grow for ever.
+    manager.state.evicted_count.zero_()
     if record is not None:
         changes.find(record.changed)
         record.counts.copy_(manager.counts)

@@ -22,7 +22,7 @@ from hotset.kernels.resolve import Resolved, resolve
 from hotset.kernels.state import FREE, LIVE, PINNED, ResidencyState
 from hotset.kernels.swap_in import rows_of, swap_in
 from hotset.protos.heat import DECAY
-from hotset.runtime.change_log import Int32
+from hotset.runtime.change_log import Int32, Unlogged
 from hotset.runtime.gpu.ahead import AheadFlights
 from hotset.runtime.gpu.backing import DeviceBacking
 from hotset.runtime.gpu.changes import Changes
@@ -63,7 +63,7 @@ class DeviceResidency(ResidencyManager):
         self.flights = DevicePrefetcher(device, backing, self.rows)
         self.ahead: AheadFlights | None = None  # of steps that look ahead; figures by layer are kept for them
         self._link_time = 0.0
-        self._changes = Changes(self.state)
+        self._changes, self._changed = Changes(self.state), Unlogged(self.state)
         self._plans = DevicePlans(self)
         self._generation = [0] * groups
         self._tails: set[int] = set()
@@ -376,14 +376,10 @@ class DeviceResidency(ResidencyManager):
         return self._link_time
 
     def drain_changes(self) -> tuple[Int32, Int32]:
-        """See ResidencyManager. The host waits; a step's changes are told by the slots, not the log (ring.py)."""
-        self.forget_changes()
+        """See ResidencyManager. The host waits; what changed is found by looking at the slots, not kept (ring.py)."""
         found = self._changes.look(self.state.slots)
         loaded, evicted = found.counts[:2].tolist()
         return found.loaded[:loaded].cpu().numpy(), found.evicted[:evicted].cpu().numpy()
-
-    def keep_evicted(self) -> None:
-        """Nobody reads the log on a device."""
 
     def check_mirrors(self) -> None:
         """See ResidencyManager."""

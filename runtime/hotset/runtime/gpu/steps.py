@@ -161,8 +161,6 @@ class DeviceSteps:
         self._has_told |= tell
         if self._told is not None:
             self._told.fill(done, program.behind, sequences)
-        else:
-            self.manager.forget_changes()
 
     def _tokens(self, batch: list[Generation], outcome: Outcome, answer: list[int]) -> list[int]:
         rows = outcome.logits.shape[0]
