@@ -1,14 +1,15 @@
-"""How much a step that looks ahead launches beside the model's own ops: it must not creep up again."""
+"""How much a step launches outside its graphs, and one that looks ahead beside the model: it must not grow."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pytest
-from backend_kit import INTERPRETED
+import torch
+from backend_kit import INTERPRETED, Listener
 from launches import Launches
 from lookahead_kit import decoder_of, learn, logged, message, steer
 
@@ -16,10 +17,14 @@ from hotset.kernels.dispatch import interpreting
 from hotset.protos.device_model import DeviceModel
 from hotset.runtime.gpu import InlineDevice
 from hotset.runtime.gpu.ahead import AheadFlights
+from hotset.runtime.gpu.captured import WARM_UPS
 from hotset.runtime.lookahead.estimate import QueryEstimate
 from hotset.runtime.lookahead.lookahead import LookaheadPass
+from hotset.runtime.residency import ResidencyManager
+from hotset.runtime.steering import Steering
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="kernels that are compiled are not counted")
+T = TypeVar("T")
 STEPS = 2
 SIZES = {"page_size": 2, "selected": 3, "recent": 1, "max_tokens": 60, "max_sequences": 1, "prefill_chunk": 8,
          "hbm_pages": 40, "graphs": False}  # fmt: skip
@@ -68,3 +73,52 @@ def test_a_layer_that_is_looked_ahead_at_launches_no_more_than_it_did(
     found = launches(make_model(num_hidden_layers=2), monkeypatch, way, model, held)
     assert found["_select"] == STEPS, "the count is not of one layer a step"
     assert sum(found.values()) <= most * STEPS, found.most_common()
+
+
+class Replays(InlineDevice):
+    """What a graph replays does not count."""
+
+    def __init__(self, counter: Launches) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def capture(self, body: Callable[[], T]) -> Callable[[], T]:
+        return cast(Callable[[], T], self._counter.counted(super().capture(body), counts=False))
+
+
+class Plans(Listener):
+    """A plan at every step, as a daemon sends it."""
+
+    def apply(self, manager: ResidencyManager, epoch: int, patience: float = 0.0) -> None:
+        pages, generations = torch.arange(40, dtype=torch.int32), torch.zeros(40, dtype=torch.int64)
+        tick = manager.tick()
+        manager.follow((pages, generations, torch.full((40,), 2.0)), (pages, generations), epoch_tick=tick,
+                       until_tick=tick + 9, tell=lambda applied, rejected: None)  # fmt: skip
+
+
+@pytest.mark.parametrize(("steering", "most"), [(Steering, 2), (Listener, 3), (Plans, 21)])
+def test_a_captured_step_launches_little_outside_its_graphs(
+    steering: type[Steering], most: int, make_model: Callable[..., Any]
+) -> None:
+    """Inputs go up, tokens and the record come down. The bounds are what was counted last: lower them.
+
+    A plan is packed on the host (six of its ops), goes up in one copy, and is prefetched and committed.
+    """
+    counter = Launches()
+    with interpreting():
+        sizes = {**SIZES, "page_size": 8, "hbm_pages": 60, "graphs": True}
+        decoder = decoder_of(make_model(num_hidden_layers=1), device=Replays(counter), **sizes)
+        decoder.open(list(range(3, 28)), max_new_tokens=30)
+        decoder.steering = steering()
+        while decoder.steps.warming or decoder.epoch < WARM_UPS:
+            decoder.step()
+        found = []
+        for _ in range(6):
+            counter.found.clear()
+            with counter.counting():
+                decoder.step()
+            found.append(Counter(counter.found))
+        decoder.close()
+    # A step that opens or seals a tail does more.
+    least = min(found, key=lambda step: step.total())
+    assert least.total() <= most, least.most_common()

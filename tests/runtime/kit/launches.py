@@ -24,7 +24,7 @@ class Launches(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: Counter[str] = Counter()
-        self._inside = False
+        self._left_out = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with self:
@@ -43,7 +43,7 @@ class Launches(TorchDispatchMode):
         real = GridExecutor.__call__
 
         def launch(executor: Any, *args: Any, **kwargs: Any) -> Any:
-            self.found[executor.fn.__name__] += 1
+            self.found[executor.fn.__name__] += not self._left_out
             with _disable_current_modes():
                 return real(executor, *args, **kwargs)
 
@@ -54,7 +54,14 @@ class Launches(TorchDispatchMode):
         """`method`, whose calls count; or do not, where they happen inside of one that counts."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            with self.counting() if counts else _disable_current_modes():
-                return method(*args, **kwargs)
+            if counts:
+                with self.counting():
+                    return method(*args, **kwargs)
+            before, self._left_out = self._left_out, True
+            try:
+                with _disable_current_modes():
+                    return method(*args, **kwargs)
+            finally:
+                self._left_out = before
 
         return call
