@@ -105,7 +105,7 @@ class Residency(RuleBasedStateMachine):
         token = self.fresh(LAYERS * HEADS, 2, DIM).to(self.place)
         self.kv.manager.rows[slots, :, (sequence.length - 1) % PAGE] = token
         self.remember(pages, self.kv.manager.rows[slots].cpu())
-        self.kv.end_token(sequence)
+        self.kv.end_tokens([sequence])
 
     @rule(number=ids)
     def fork(self, number: int) -> None:

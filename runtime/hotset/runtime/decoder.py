@@ -296,8 +296,7 @@ class Decoder:
         return batch
 
     def _end_tokens(self, batch: list[Generation]) -> None:
-        for generation in batch:
-            self.kv.end_token(generation.sequence)
+        self.kv.end_tokens([g.sequence for g in batch])
         self.kv.open_next([g.sequence for g in batch if len(g.tokens) + 1 < g.max_new_tokens])
 
     def _send(self, message: Published) -> None:

@@ -109,11 +109,12 @@ class PagedKV:
                     raise
         sequence.length += 1
 
-    def end_token(self, sequence: Sequence) -> None:
-        """The token's K and V are written: seal the tail if it is full now."""
-        sequence.step += 1
-        if sequence.length % self.page_size == 0:
-            self.manager.seal(sequence.groups[-1])
+    def end_tokens(self, sequences: list[Sequence]) -> None:
+        """The K and V of a token of each are written: seal the tails that are full now."""
+        for sequence in sequences:
+            sequence.step += 1
+        if full := [s.groups[-1] for s in sequences if s.length % self.page_size == 0]:
+            self.manager.seal(full)
 
     def open_next(self, sequences: list[Sequence]) -> None:
         """Open the tails whose first token comes next, where a device can do it while it computes; else nothing.

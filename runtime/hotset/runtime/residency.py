@@ -120,9 +120,9 @@ class ResidencyManager:
         old, new = self.state.slot_of[self._ids(pages)].long()
         self.rows[new] = self.rows[old]
 
-    def seal(self, group: int) -> None:
-        """Write the full tail of `group` through to the host; from now on evicting it is a metadata change."""
-        pages = self.pages_of(torch.tensor([group])).flatten()
+    def seal(self, groups: list[int]) -> None:
+        """Write the full tails of `groups` through to the host; from now on evicting them is a metadata change."""
+        pages = self.pages_of(torch.tensor(groups)).flatten()
         slots = self.slots_of(pages)
         self.store(pages, self.rows[slots])
         self.state.state.index_fill_(0, slots, LIVE)

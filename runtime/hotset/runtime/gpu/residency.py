@@ -116,15 +116,15 @@ class DeviceResidency(ResidencyManager):
         self.state.state.index_fill_(0, slots, PINNED)
         self.rows.index_fill_(0, slots, 0)
 
-    def seal(self, group: int) -> None:
+    def seal(self, groups: list[int]) -> None:
         """See ResidencyManager. The rows leave on the write-back stream."""
-        pages = self.pages_of(torch.tensor([group])).flatten()
+        pages = self.pages_of(torch.tensor(groups)).flatten()
         slots = self.slots_of(pages)
         self.store(pages, self.rows[slots])
         self.state.state.index_fill_(0, slots, LIVE)
         # To open it was a use by the step that came next. What another one needs is for that to say.
         self.state.last_used[slots] = self.state.tick
-        self._tails.discard(group)
+        self._tails.difference_update(groups)
 
     def park_tail(self, group: int) -> torch.Tensor:
         """See ResidencyManager."""

@@ -26,7 +26,7 @@ class UntieredResidency(DeviceResidency):
         if groups:
             self.rows.index_fill_(0, self._ids(self.pages_of(torch.tensor(groups)).flatten()), 0)
 
-    def seal(self, group: int) -> None:
+    def seal(self, groups: list[int]) -> None:
         """See ResidencyManager."""
 
     def store(self, pages: torch.Tensor, rows: torch.Tensor) -> None:
