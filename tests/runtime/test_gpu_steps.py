@@ -18,9 +18,11 @@ from hotset.kernels.dispatch import interpreting
 from hotset.kernels.resolve import PoolTooSmallError
 from hotset.kernels.state import SCRATCH_FAILED
 from hotset.protos.messages import Advice, SequenceClose, SequenceOpen
+from hotset.runtime import residency
 from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.decoder import Decoder
 from hotset.runtime.gpu import Event, InlineDevice, Stream, steps
+from hotset.runtime.gpu import residency as gpu_residency
 from hotset.runtime.gpu.captured import WARM_UPS
 from hotset.runtime.gpu.program import Program
 from hotset.runtime.gpu.ring import DEPTH
@@ -159,6 +161,35 @@ def test_captured_or_not_tells_the_same(model: Any, backend: str) -> None:
             assert np.array_equal(one.flags, other.flags)
             assert np.array_equal(np.sort(one.loaded), np.sort(other.loaded))
             assert np.array_equal(np.sort(one.evicted), np.sort(other.evicted))
+            assert one.stats.demand_pages == other.stats.demand_pages
+
+
+@pytest.mark.parametrize("backend", ["cpu", *GPU_NAMES])
+def test_ticks_that_are_counted_anew_change_nothing(model: Any, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are of 32 bits, which a decode that runs for days would fill."""
+    told, tokens = [], []
+    for most in (1 << 29, 8):
+        for module in (residency, gpu_residency):
+            monkeypatch.setattr(module, "MOST_TICKS", most)
+        torch.manual_seed(0)  # of its plans
+        listener = Planner()
+        decoder = opened(model, backend, 24, hbm_pages=SMALLEST + 9, max_sequences=1)
+        decoder.steering, generation = listener, decoder.running[0]
+        ticks = []
+        while decoder.running:
+            decoder.step()
+            decoder.kv.check_integrity()
+            ticks.append(decoder.kv.manager.tick())
+        decoder.close()
+        assert (max(ticks) >= 20) == (most > 8)
+        told.append(listener.steps)
+        tokens.append(generation.tokens)
+    assert tokens[0] == tokens[1]
+    for one, other in zip(*told, strict=True):
+        assert np.array_equal(one.candidates, other.candidates)
+        if backend == "inline":  # elsewhere it is open when a prefetch arrives
+            assert np.array_equal(one.flags, other.flags)
+            assert one.stats.entries_rejected == other.stats.entries_rejected
             assert one.stats.demand_pages == other.stats.demand_pages
 
 

@@ -27,6 +27,8 @@ import torch
 
 FREE, LIVE, RESERVED, PINNED, FILLING, HELD = range(6)
 NEVER = -(1 << 30)
+MOST_TICKS = 1 << 29
+"""Whoever counts up to this has to rebase: beyond twice as many a difference to NEVER would not fit 32 bits."""
 # Words of `scratch`: counters of the Triton kernels, then eight histograms of 256 bins.
 SCRATCH_FAILED = 17
 SCRATCH_AHEAD = 40
@@ -101,6 +103,11 @@ class ResidencyState:
             scratch=full(_SCRATCH, 0, torch.int32),
             ticks_per_step=layers,
         )
+
+    def rebase(self, by: int) -> None:
+        """Count ticks from `by` ticks later on: uses keep their order, and values the steps that they hold for."""
+        for ticks in (self.tick, self.step_tick, self.last_used, self.value_until):
+            ticks.copy_((ticks.long() - by).clamp(min=NEVER))
 
     @property
     def slots(self) -> int:

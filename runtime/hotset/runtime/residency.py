@@ -25,7 +25,7 @@ from hotset.kernels.reclaim import reclaim
 from hotset.kernels.release import release
 from hotset.kernels.reserve import evict_pages, reserve_level
 from hotset.kernels.resolve import PoolTooSmallError, Resolved, resolve
-from hotset.kernels.state import FREE, LIVE, PINNED, ResidencyState
+from hotset.kernels.state import FREE, LIVE, MOST_TICKS, PINNED, ResidencyState
 from hotset.protos.errors import CapacityError
 from hotset.protos.heat import CEILING, DECAY, EPSILON
 from hotset.protos.messages import LayerFigure
@@ -88,7 +88,7 @@ class ResidencyManager:
         return int(self.state.generation[group])
 
     def tick(self) -> int:
-        """Resolve calls so far."""
+        """Resolve calls so far, or since they were counted anew, as they are once in days."""
         return int(self.state.tick)
 
     def _ids(self, ids: torch.Tensor) -> torch.Tensor:
@@ -204,6 +204,8 @@ class ResidencyManager:
 
     def begin_step(self) -> None:
         """A safe point: prefetches that have arrived become visible; a new step's uses start to count."""
+        if (ticks := int(self.state.tick)) >= MOST_TICKS:
+            self.state.rebase(ticks)
         self.state.step_tick.copy_(self.state.tick + 1)
         self._layer = -1
         self.figures.begin_step()

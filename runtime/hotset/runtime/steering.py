@@ -106,6 +106,8 @@ class LinkSteering(Steering):
     def end_step(self, epoch: int, tick: int) -> None:
         """See Steering."""
         self.link.at_epoch(epoch)
+        if tick < self._tick_of.get(epoch - 1, tick):
+            self._tick_of.clear()  # ticks are counted anew; plans that had seen those before come too late
         self._tick_of[epoch] = tick
         self._tick_of.pop(epoch - _KEPT_TICKS, None)
 

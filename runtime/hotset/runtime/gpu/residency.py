@@ -19,7 +19,7 @@ from hotset.kernels.reclaim import reclaim
 from hotset.kernels.record import Accessed, Recorded, record
 from hotset.kernels.release import release
 from hotset.kernels.resolve import Resolved, resolve
-from hotset.kernels.state import FREE, LIVE, PINNED, ResidencyState
+from hotset.kernels.state import FREE, LIVE, MOST_TICKS, PINNED, ResidencyState
 from hotset.kernels.swap_in import rows_of, swap_in
 from hotset.protos.heat import DECAY
 from hotset.runtime.change_log import Int32, Unlogged
@@ -111,8 +111,7 @@ class DeviceResidency(ResidencyManager):
     def _pin(self, pages: torch.Tensor) -> None:
         # Nothing is in use between steps, so whatever the last layer used may go as well.
         self._open_tick()
-        pages = self._ids(pages)
-        slots = resolve(self.state, pages, self.policy).slots.long()
+        slots = resolve(self.state, self._ids(pages), self.policy).slots.long()
         self.state.state.index_fill_(0, slots, PINNED)
         self.rows.index_fill_(0, slots, 0)
 
@@ -202,6 +201,9 @@ class DeviceResidency(ResidencyManager):
     def begin_step(self) -> None:
         """See ResidencyManager. What was written back may be evicted and read again from here on."""
         self.backing.host.await_writes(Stream.DEMAND)
+        if self._tick >= MOST_TICKS:
+            self.state.rebase(self._tick)
+            self._tick = 0
         self._open_tick()
         if self.ahead is not None:
             self.figures.begin_step()
