@@ -6,6 +6,7 @@ import os
 import threading
 
 import numpy as np
+import torch
 from link_bench import (
     GEOMETRY,
     Bench,
@@ -25,6 +26,9 @@ from hotset.protos.messages import (
     SnapshotRequest,
     Step,
 )
+from hotset.runtime.config import RuntimeConfig
+from hotset.runtime.paged_kv import ModelShape, PagedKV
+from hotset.runtime.steering import LinkSteering
 
 
 def test_hello_says_who_we_are(bench: Bench) -> None:
@@ -77,6 +81,22 @@ def test_the_loop_may_wait_for_a_plan(bench: Bench) -> None:
     sender.join()
     assert plan is not None
     assert bench.link.take_plan() is None
+
+
+def test_a_plan_that_had_seen_ticks_of_before_they_began_anew_is_refused(bench: Bench) -> None:
+    steering, peer = LinkSteering(bench.link, lifetime=2), bench.controller()
+    shape = ModelShape("toy", 2, 1, 2, 3, torch.float32)
+    kv = PagedKV(shape, RuntimeConfig.checked(page_size=4, selected=2, max_tokens=40, max_sequences=1, hbm_pages=12))
+    # Plans are for what was seen in step 1.
+    for number, ticks, reason in [(1, (90, 92, 94), ""), (2, (92, 94, 2), "unknown_epoch")]:
+        for epoch, tick in enumerate(ticks):
+            steering.end_step(epoch, tick)
+        peer.send(make_plan(number))
+        peer.barrier()
+        steering.apply(kv.manager, 3)
+        ack = peer.expect(Ack)
+        assert (ack.number, ack.accepted, ack.reason) == (number, not reason, reason)
+    kv.manager.close()
 
 
 def test_a_plan_number_must_grow(bench: Bench) -> None:
