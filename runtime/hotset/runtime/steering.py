@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,9 @@ from hotset.runtime.lookahead import Lookahead
 from hotset.runtime.residency import ResidencyManager
 
 _KEPT_TICKS = 64
+SWITCH_SECONDS = 1e-4
+"""That a thread of the link may keep the interpreter while the decode loop wants it. Python's own 5 ms are more than a
+step of a small model on a GPU takes, and the device waits for the loop between two steps."""
 
 
 class Steering:
@@ -59,12 +63,16 @@ class Steering:
 class LinkSteering(Steering):
     """Steered over a ControlLink. Whatever a plan holds, the worst it can do is to make the hot set useless.
 
+    As long as it is open, Python switches threads after SWITCH_SECONDS in the whole process.
+
     `on_advice` follows an advice and returns where it had to change it, for the ack.
     """
 
     def __init__(self, link: ControlLink, *, lifetime: int, on_advice: Callable[[Advice], str] | None = None) -> None:
         self.link, self._lifetime, self._on_advice = link, lifetime, on_advice
         self._tick_of: dict[int, int] = {}
+        self._switched_after = sys.getswitchinterval()
+        sys.setswitchinterval(min(self._switched_after, SWITCH_SECONDS))
 
     @property
     def attached(self) -> bool:
@@ -127,6 +135,7 @@ class LinkSteering(Steering):
     def close(self) -> None:
         """See Steering."""
         self.link.close()
+        sys.setswitchinterval(self._switched_after)
 
     def _apply_plan(self, manager: ResidencyManager, plan: Plan, epoch: int) -> None:
         seen = self._tick_of.get(plan.epoch)

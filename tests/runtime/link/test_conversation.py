@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 
 import numpy as np
+import pytest
 import torch
 from link_bench import (
     GEOMETRY,
@@ -28,7 +30,7 @@ from hotset.protos.messages import (
 )
 from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.paged_kv import ModelShape, PagedKV
-from hotset.runtime.steering import LinkSteering
+from hotset.runtime.steering import SWITCH_SECONDS, LinkSteering
 
 
 def test_hello_says_who_we_are(bench: Bench) -> None:
@@ -97,6 +99,16 @@ def test_a_plan_that_had_seen_ticks_of_before_they_began_anew_is_refused(bench: 
         ack = peer.expect(Ack)
         assert (ack.number, ack.accepted, ack.reason) == (number, not reason, reason)
     kv.manager.close()
+    steering.close()
+
+
+def test_threads_of_the_link_give_the_interpreter_up_soon_while_somebody_may_steer(bench: Bench) -> None:
+    before = sys.getswitchinterval()
+    assert before > SWITCH_SECONDS
+    steering = LinkSteering(bench.link, lifetime=2)
+    assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
+    steering.close()
+    assert sys.getswitchinterval() == pytest.approx(before)
 
 
 def test_a_plan_number_must_grow(bench: Bench) -> None:
