@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from hotset.ops.cli import build
 from hotset.ops.decode_bench.arms import ARMS, Measured, measure, turns
 from hotset.ops.decode_bench.heads import random_heads
+from hotset.ops.decode_bench.host import PARTS
 from hotset.ops.decode_bench.replay import Replay
 from hotset.ops.decode_bench.run import run
 from hotset.ops.decode_bench.shapes import LLAMA, SHAPES
@@ -64,6 +65,21 @@ def test_the_arms_of_a_gpu_differ_as_they_should(arms: dict[str, Measured]) -> N
     assert arms["2k+bare"].moved_bytes > arms["2k"].moved_bytes
     assert arms["2k+learned"].moved_bytes > arms["2k+held"].moved_bytes > 0
     assert all(len(tokens) == 1 + 12 + 2 * 6 for arm in arms.values() for tokens in arm.tokens)
+
+
+def test_the_host_s_part_of_a_step_is_told_part_by_part(model: Any, replay: Replay) -> None:
+    methods = [owner.__dict__.get(method) for owner, method, _ in PARTS]
+    rows = measure("2k+lists", TINY, model, None, 3, 6, replay, InlineDevice(), timed=True).host
+    assert methods == [owner.__dict__.get(method) for owner, method, _ in PARTS]
+    step, *parts = rows
+    found = {row["part"]: row for row in parts if row["thread"] == "loop"}
+    assert [found[part]["calls a step"] for part in ("send the inputs", "launch the pass", "read the tokens")] == [
+        1
+    ] * 3
+    assert 0 < found["send the inputs"]["at us"] < found["launch the pass"]["at us"] < found["read the tokens"]["at us"]
+    assert 0 < found["launch the pass"]["us a step"] < step["us a step"]
+    assert [row["thread"] for row in parts if row["part"] == "make a message"] == ["hotset-events"]
+    assert measure("2k", TINY, model, None, 3, 6, replay, timed=True).host == [], "a CPU's steps are not launched"
 
 
 def test_as_a_user_calls_it_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

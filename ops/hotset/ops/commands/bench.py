@@ -58,6 +58,9 @@ def bench(
     kernels: Annotated[
         bool, typer.Option("--kernels", help="decode: also what runs in a step, kernel by kernel")
     ] = False,
+    host: Annotated[
+        bool, typer.Option("--host", help="decode: also what the host does in a step, part by part")
+    ] = False,
     steps: Annotated[int, typer.Option(min=2, max=120, help="decode: timed steps of an arm")] = 40,
     json_to: Annotated[Path | None, typer.Option("--json", help="Write the figures here, too.")] = None,
     markdown_to: Annotated[Path | None, typer.Option("--markdown", help="Write the tables here, too.")] = None,
@@ -66,7 +69,7 @@ def bench(
     from hotset.kernels import suite as suites
 
     if suite is Suite.DECODE:
-        report = _decode([s.value for s in shape or []], trace, batch, steps, arm, model, kernels)
+        report = _decode([s.value for s in shape or []], trace, batch, steps, arm, model, kernels, host)
     else:
         report = suites.run(suite.value)
     if suite is Suite.FOREST:
@@ -89,6 +92,7 @@ def _decode(
     arms: list[str] | None,
     model: Path | None,
     kernels: bool,
+    host: bool,
 ) -> dict[str, Any]:
     from hotset.ops.imports import large_imports
 
@@ -103,5 +107,5 @@ def _decode(
     heads = None if model is None else load_heads(model)
     return run(
         names, batches=batches, steps=steps, trace=trace, arms=arms or ARMS, heads=heads, profiled=kernels,
-        tell=lambda line: typer.echo(line, err=True),
+        timed=host, tell=lambda line: typer.echo(line, err=True),
     )  # fmt: skip

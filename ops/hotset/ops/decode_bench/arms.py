@@ -23,6 +23,8 @@ import torch
 
 from hotset.kernels.measure import Row
 from hotset.ops.decode_bench.heads import given_heads, hold
+from hotset.ops.decode_bench.host import STEPS as TIMED
+from hotset.ops.decode_bench.host import host_times
 from hotset.ops.decode_bench.profile import STEPS as PROFILED
 from hotset.ops.decode_bench.profile import kernel_times
 from hotset.ops.decode_bench.replay import DISTANCE, Replay, ReplayEstimate, ReplaySelector
@@ -58,6 +60,7 @@ class Measured:
     plans: float
     tokens: list[list[int]]
     kernels: list[Row]
+    host: list[Row]
 
 
 class _Listener(Steering):
@@ -113,12 +116,14 @@ def measure(
     device: Any = None,
     heads: Model | None = None,
     profiled: bool = False,
+    timed: bool = False,
 ) -> Measured:
     """Decode `steps` steps as they are and as many with a listener. `device` as for Decoder, `heads` for 2k+learned.
 
     2k+attached: the steps with a listener are those beside a daemon, and it is them that the figures are of.
 
     `profiled`: some more steps, of which `kernels` tells what ran.
+    `timed`: some more with the listener, of which `host` tells what the host did, on a device alone.
     """
     lanes = model.config.num_hidden_layers * model.config.num_key_value_heads
     on_gpu = model.device.type == "cuda" or device is not None
@@ -141,7 +146,12 @@ def measure(
             place_all(decoder)
         listener = _Listener(decoder, selector, arm == "2k+lists")
         decoder.steering = listener
-        found = _attached(decoder, selector, shape, steps) if arm == "2k+attached" else _run(decoder, listener, steps)
+        timed = timed and decoder.kv.device is not None
+        if arm == "2k+attached":
+            found = _attached(decoder, selector, shape, batch, steps, timed)
+        else:
+            found = _run(decoder, listener, steps)
+            found = replace(found, host=host_times(decoder, arm, batch)) if timed else found
         return replace(found, kernels=kernel_times(decoder, arm, batch)) if profiled else found
     finally:
         decoder.steps.close()
@@ -151,7 +161,7 @@ def measure(
 
 
 def _run(decoder: Decoder, listener: _Listener, steps: int) -> Measured:
-    listener.make_lists(WARM + 2 * steps + PROFILED)
+    listener.make_lists(WARM + 2 * steps + PROFILED + TIMED)
     _times(decoder, WARM)
     found = _measured(decoder, steps)
     listener.listens = True
@@ -159,13 +169,18 @@ def _run(decoder: Decoder, listener: _Listener, steps: int) -> Measured:
     return replace(found, events=max(0.0, statistics.median(told) - found.step), tokens=_tokens(decoder))
 
 
-def turns(shape: Shape, steps: int) -> int:
-    """An odd number of measurements of `steps` steps beside a daemon, as far as the context has room for them."""
-    room = (shape.context - shape.start - STEERED) // (2 * (WARM + steps))
+def turns(shape: Shape, steps: int, more: int = 0) -> int:
+    """An odd number of measurements of `steps` steps beside a daemon, as far as the context has room for all.
+
+    Besides there are `more` steps.
+    """
+    room = (shape.context - shape.start - STEERED - more) // (2 * (WARM + steps))
     return max(1, min(TURNS, room - 1 + room % 2))
 
 
-def _attached(decoder: Decoder, selector: ReplaySelector | None, shape: Shape, steps: int) -> Measured:
+def _attached(
+    decoder: Decoder, selector: ReplaySelector | None, shape: Shape, batch: int, steps: int, timed: bool
+) -> Measured:
     """In turn with the daemon and without it, replaying the same part of the record: elsewhere it misses more or less.
 
     `events` is the median of what each turn beside the daemon adds to the one before it.
@@ -181,7 +196,7 @@ def _attached(decoder: Decoder, selector: ReplaySelector | None, shape: Shape, s
         steered(decoder)
         link, nobody = decoder.steering, Steering()
         found, added = [], []
-        for _ in range(turns(shape, steps)):
+        for _ in range(turns(shape, steps, TIMED if timed else 0)):
             decoder.steering = nobody
             again()
             alone, _ = _times(decoder, steps)
@@ -189,8 +204,9 @@ def _attached(decoder: Decoder, selector: ReplaySelector | None, shape: Shape, s
             again()
             found.append(_measured(decoder, steps))
             added.append(found[-1].step - statistics.median(alone))
+        host = host_times(decoder, "2k+attached", batch) if timed else []
     middle = sorted(found, key=lambda turn: turn.step)[len(found) // 2]
-    return replace(middle, events=statistics.median(added), tokens=found[-1].tokens)
+    return replace(middle, events=statistics.median(added), tokens=found[-1].tokens, host=host)
 
 
 def _measured(decoder: Decoder, steps: int) -> Measured:
@@ -207,6 +223,7 @@ def _measured(decoder: Decoder, steps: int) -> Measured:
         plans=(manager.moved.plans_applied - planned) / steps,
         tokens=_tokens(decoder),
         kernels=[],
+        host=[],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,6 +26,19 @@ _LINK_BYTES = 1 << 29
 Tell = Callable[[str], None]
 
 
+class More(NamedTuple):
+    """Rows of tables that were asked for, else None."""
+
+    kernels: list[Row] | None
+    host: list[Row] | None
+
+    def take(self, found: Measured) -> None:
+        """Add those of an arm."""
+        for rows, new in ((self.kernels, found.kernels), (self.host, found.host)):
+            if rows is not None:
+                rows += new
+
+
 def run(
     names: Sequence[str],
     *,
@@ -35,13 +48,14 @@ def run(
     arms: Sequence[str] = ARMS,
     heads: Model | None = None,
     profiled: bool = False,
+    timed: bool = False,
     tell: Tell = lambda line: None,
 ) -> Row:
     """Measure the shapes `names`; {"command", "environment", "tables"} as kernels.suite makes them.
 
     `trace` (.parquet) steers the selections of random models, and what their lookahead ranks where it recorded that.
     `heads` decide in the arm 2k+learned, which is left out without them. `profiled` adds a table of what ran in each
-    arm's steps, on a GPU alone. `tell` is told each line as it is known.
+    arm's steps, and `timed` one of what the host did in them, on a GPU alone. `tell` is told each line as it is known.
     Raises ConfigError for an arm that is none, or for a random model without a trace.
     """
     if unknown := sorted(set(arms) - set(ARMS)):
@@ -56,10 +70,12 @@ def run(
     for name in names:
         shape = SHAPES[name]
         title = f"{shape.name}, context {shape.context}, pages of {shape.page_size}, k = {shape.selected}"
-        kernels: list[Row] | None = [] if profiled and on_gpu else None
-        tables[title] = _shape(shape, batches or shape.batches, steps, trace, arms, heads, gbps, kernels, tell)
-        if kernels:
-            tables[f"What runs in a step of {shape.name}"] = kernels
+        more = More([] if profiled and on_gpu else None, [] if timed and on_gpu else None)
+        tables[title] = _shape(shape, batches or shape.batches, steps, trace, arms, heads, gbps, more, tell)
+        if more.kernels:
+            tables[f"What runs in a step of {shape.name}"] = more.kernels
+        if more.host:
+            tables[f"What the host does in a step of {shape.name}"] = more.host
     return {"command": f"hotset bench decode {' '.join(f'--shape {n}' for n in names)}",
             "environment": environment(gbps, small), "tables": tables}  # fmt: skip
 
@@ -95,10 +111,10 @@ def _shape(
     arms: Sequence[str],
     heads: Model | None,
     gbps: float | None,
-    kernels: list[Row] | None,
+    more: More,
     tell: Tell,
 ) -> list[Row]:
-    """Rows of all arms; what ran in them goes to `kernels`, if it is asked for."""
+    """Rows of all arms; those of other tables go to `more`."""
     on_gpu = gbps is not None
     model, tokenizer = shape.load("cuda" if on_gpu else "cpu")
     prompts = Prompts(shape, tokenizer) if shape.config is None else None
@@ -109,9 +125,9 @@ def _shape(
         for arm in arms:
             if not _sensible(arm, recorded, heads, random=shape.config is not None):
                 continue
-            found = _measured(arm, shape, model, prompts, batch, steps, recorded, heads, kernels is not None)
-            if kernels is not None and isinstance(found, Measured):
-                kernels += found.kernels
+            found = _measured(arm, shape, model, prompts, batch, steps, recorded, heads, more)
+            if isinstance(found, Measured):
+                more.take(found)
             reference = found if arm == "hbm" and isinstance(found, Measured) else reference
             row = _row(arm, batch, found, reference, gbps, shape)
             rows.append(row)
@@ -142,10 +158,13 @@ def _replay(shape: Shape, model: Any, path: Path | None, rows: int) -> Replay | 
 
 def _measured(
     arm: str, shape: Shape, model: Any, prompts: Prompts | None, batch: int, steps: int, replay: Replay | None,
-    heads: Model | None, profiled: bool,
+    heads: Model | None, more: More,
 ) -> Measured | str:  # fmt: skip
     try:
-        return measure(arm, shape, model, prompts, batch, steps, replay, heads=heads, profiled=profiled)
+        return measure(
+            arm, shape, model, prompts, batch, steps, replay, heads=heads, profiled=more.kernels is not None,
+            timed=more.host is not None,
+        )  # fmt: skip
     except (torch.OutOfMemoryError, CapacityError) as error:
         return f"does not fit: {str(error).splitlines()[0]}"
     except SidecarError as error:
