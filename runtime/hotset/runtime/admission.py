@@ -55,8 +55,7 @@ class Admission:
         most = min(self.concurrency, max(self.places, 1))
         while left and len(run) < most:
             run.append(left.pop(self._next(left, run)))
-        if self._since_admission is not None:
-            self._since_admission += 1
+        self.skip()
         room = max(0, most - len(run))
         paced = not run or self._since_admission is None or self._since_admission >= self.admit_every
         # Unpaced, a step may fill every free place at once.
@@ -64,6 +63,11 @@ class Admission:
         if admit:
             self._since_admission = 0
         return Turn(run, admit)
+
+    def skip(self) -> None:
+        """A turn at which everybody open runs on and nobody waits."""
+        if self._since_admission is not None:
+            self._since_admission += 1
 
     def _next(self, left: Sequence[int], run: Collection[int]) -> int:
         """Place in `left` of who should join `run`."""

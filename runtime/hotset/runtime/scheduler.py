@@ -73,6 +73,9 @@ class Scheduler:
 
     def turn(self) -> int:
         """Pause and resume sequences; returns how many waiting requests to admit now."""
+        if not self.paused and not self.waiting and len(self.running) <= self.admission.concurrency:
+            self.admission.skip()  # as at most steps; the device waits for the answer
+            return 0
         ids = [g.sequence.id for g in self.running]
         run, admit = self.admission.turn(ids, [g.sequence.id for g in self.paused], self._fitting())
         chosen = set(run)
@@ -102,8 +105,6 @@ class Scheduler:
 
     def _fitting(self) -> int:
         """Waiting requests, from the first on, that have room to their end beside what is open."""
-        if not self.waiting:  # at most steps; the device waits for the answer
-            return 0
         count, groups, size = 0, self.kv.groups.free_groups, self.kv.groups_for
         for open_ in self.everybody():
             longest = len(open_.prompt) + open_.max_new_tokens - 1
