@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from link_bench import (
+    WAIT,
     Bench,
     bench_with,
     make_plan,
@@ -14,6 +16,7 @@ from link_bench import (
 
 from hotset.protos.messages import (
     Ack,
+    Advice,
     Detach,
     Error,
     Step,
@@ -73,6 +76,49 @@ def test_a_dead_controller_frees_the_lease_at_the_next_step(bench: Bench) -> Non
     bench.link.publish(make_step(1))
     until(lambda: not bench.link.attached)
     assert second.attach().controller
+
+
+@pytest.mark.parametrize("end", ["killed", "detached", "silent"])
+def test_advice_outlives_its_controller_by_a_lease_and_then_is_taken_back(end: str) -> None:
+    """Otherwise a daemon that dies while it tries how few sequences do leaves it at that."""
+    with bench_with(lease_seconds=0.3) as bench:
+        peer = bench.controller()
+        for number in (4, 5):
+            peer.send(Advice(number=number, concurrency=1, admit_every=9, hot_slots=5, groups=[[1, 2]]))
+        peer.barrier()
+        given = bench.link.take_advice()
+        assert given is not None
+        assert (given.number, given.concurrency) == (5, 1)
+        if end == "killed":
+            peer.client.close()
+            bench.link.publish(make_step(1))
+        elif end == "detached":
+            peer.send(Detach())
+        until(lambda: bench.link.counters.peers == 0 or end == "silent")
+        start = time.monotonic()
+        taken = None
+        while taken is None:
+            taken = bench.link.take_advice()
+            assert time.monotonic() < start + WAIT
+        assert time.monotonic() - start >= 0.25
+        assert taken == Advice(number=5, reason="nobody steers any more")
+        time.sleep(0.5)
+        assert bench.link.take_advice() is None, "it is taken back once"
+
+
+def test_advice_stays_in_force_when_another_controller_comes_in_time() -> None:
+    with bench_with(lease_seconds=0.6) as bench:
+        first, second = bench.controller(), bench.peer()
+        first.send(Advice(number=1, concurrency=1))
+        first.barrier()
+        assert bench.link.take_advice() is not None
+        first.send(Detach())
+        time.sleep(0.3)
+        assert second.attach().controller
+        for _ in range(8):
+            time.sleep(0.1)
+            second.barrier()
+        assert bench.link.take_advice() is None
 
 
 def test_anybody_attached_may_make_the_controller_let_go(bench: Bench) -> None:

@@ -61,6 +61,10 @@ class LinkServer:
         self._limits = limits
         self._hello = hello
         self._entries = 1 << 20
+        self._advised: int | None = None
+        """Number of the advice in force"""
+        self._alone_since: float | None = None
+        """Since when nobody has held the lease, while advice is in force"""
         self.peers = Peers(
             lease_seconds=limits.lease_seconds,
             messages_per_second=limits.messages_per_second,
@@ -100,12 +104,20 @@ class LinkServer:
             peer.sent += messages
 
     def tick(self, now: float) -> None:
-        """Expire the lease of a silent controller."""
+        """Expire the lease of a silent controller, and the advice of one that has long been gone."""
         holder = self.peers.expire(now)
         if holder is not None:
             self._mailbox.clear()
             self._refuse(holder, "lease_expired", f"silent for {self.peers.lease_seconds:g} s; attach again")
             self._note()
+        if self.peers.controller is not None or self._advised is None:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        elif now - self._alone_since >= self._limits.lease_seconds:
+            # A restart or a takeover had its time. Nobody is there to take back what was a trial, say of few sequences.
+            self._mailbox.put(Advice(number=self._advised, reason="nobody steers any more"))
+            self._advised = None
 
     def _check_rate(self, peer: Peer, frames: list[Frame], now: float) -> None:
         size = sum(len(frame) for frame in frames)
@@ -134,6 +146,8 @@ class LinkServer:
         elif isinstance(message, Model):
             self._model(peer, message)
         else:
+            if isinstance(message, Advice):
+                self._advised = message.number
             self._mailbox.put(message)
 
     def _attach(self, peer: Peer, message: Attach, now: float) -> None:
