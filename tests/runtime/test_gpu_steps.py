@@ -1,9 +1,8 @@
-"""Steps of the GPU backend: kernels interpreted, captured passes, padded rows, the ring of events."""
+"""Steps of the GPU backend: kernels interpreted, captured passes and what follows them, padded rows, plans."""
 
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -11,79 +10,22 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
-from backend_kit import INTERPRETED, Listener, placed
-from link_bench import until
+from backend_kit import INTERPRETED, Listener
+from gpu_kit import GPU_NAMES, SMALLEST, Planner, decode, opened, programs
 
 from hotset.kernels.dispatch import interpreting
 from hotset.kernels.resolve import PoolTooSmallError
 from hotset.kernels.state import SCRATCH_FAILED
-from hotset.protos.messages import Advice, SequenceClose, SequenceOpen
+from hotset.protos.messages import Advice
 from hotset.runtime import residency
-from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.decoder import Decoder
-from hotset.runtime.gpu import Event, InlineDevice, Stream, steps
+from hotset.runtime.gpu import InlineDevice, steps
 from hotset.runtime.gpu import residency as gpu_residency
 from hotset.runtime.gpu.captured import WARM_UPS
-from hotset.runtime.gpu.program import Program
-from hotset.runtime.gpu.ring import DEPTH
-from hotset.runtime.gpu.steps import BUCKETS, DeviceSteps, bucket, table_width
+from hotset.runtime.gpu.steps import BUCKETS, bucket, table_width
 from hotset.runtime.residency import ResidencyManager
-from hotset.runtime.steering import Steering
 
-PROMPTS = [list(range(1, 42)), list(range(20, 50)), [(7 * i) % 97 for i in range(24)]]
-BASE: dict[str, Any] = {"page_size": 4, "selected": 4, "recent": 1, "max_tokens": 200, "max_sequences": 3,
-                        "prefill_chunk": 16}  # fmt: skip
-SMALLEST = 3 * (6 + 2 * 4)
 T = TypeVar("T")
-GPU_NAMES = ["inline", pytest.param("cuda", marks=pytest.mark.gpu)]
-
-
-class Planner(Listener):
-    """Sends a plan for what it likes at every step, up to the `last`."""
-
-    def __init__(self, last: int = 1 << 30) -> None:
-        super().__init__()
-        self.lost, self._last = 0, last
-        self.told: list[tuple[int, dict[str, int]]] = []
-
-    def lose_step(self) -> None:
-        self.lost += 1
-
-    def apply(self, manager: ResidencyManager, epoch: int, patience: float = 0.0) -> None:
-        if epoch > self._last:
-            return
-        pages = torch.arange(epoch, epoch + 60, 5, dtype=torch.int32)
-        generations = torch.zeros(pages.numel(), dtype=torch.int64)
-        manager.follow(
-            (pages, generations, torch.rand(pages.numel())), (pages, generations), epoch_tick=manager.tick(),
-            until_tick=manager.tick() + 12, tell=lambda n, rejected: self.told.append((n, dict(rejected))),
-        )  # fmt: skip
-
-
-def opened(model: Any, backend: str, steps: int, device: InlineDevice | None = None, **options: Any) -> Decoder:
-    given = placed(model, backend)
-    if device is not None:
-        given["device"] = device
-    decoder = Decoder(**given, config=RuntimeConfig.checked(**{**BASE, **options}))
-    for i, prompt in enumerate(PROMPTS[: decoder.config.max_sequences]):
-        decoder.open(prompt, max_new_tokens=steps - i)
-    return decoder
-
-
-def decode(decoder: Decoder, steering: Steering | None = None) -> list[list[int]]:
-    decoder.steering = steering or decoder.steering
-    generations = list(decoder.running)
-    for _ in decoder.run():
-        pass
-    if decoder.config.tiered:
-        decoder.kv.check_integrity()
-    decoder.close()
-    return [g.tokens for g in generations]
-
-
-def programs(decoder: Decoder) -> dict[tuple[int, int], Program]:
-    assert isinstance(decoder.steps, DeviceSteps)
-    return decoder.steps.programs
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="Triton compiles here, so it cannot interpret as well")
@@ -144,26 +86,6 @@ def test_what_follows_a_pass_is_captured_once_it_is_and_anew_where_the_reserve_c
     assert [step.stats.warming for step in listener.steps][: 2 * (more + 2)] == ([True] * more + [False] * 2) * 2
 
 
-@pytest.mark.parametrize("backend", GPU_NAMES)
-def test_captured_or_not_tells_the_same(model: Any, backend: str) -> None:
-    told = []
-    for graphs in (True, False):
-        listener = Listener()
-        decode(opened(model, backend, 16, hbm_pages=SMALLEST + 5, max_sequences=1, graphs=graphs), listener)
-        told.append(listener.steps)
-    assert len(told[0]) == len(told[1]) == 15
-    for one, other in zip(*told, strict=True):
-        assert np.array_equal(one.candidates, other.candidates)
-        assert np.array_equal(one.scores, other.scores)
-        assert (one.stats.reserve + one.stats.free, one.new_group.tolist()) == (
-            other.stats.reserve + other.stats.free, other.new_group.tolist())  # fmt: skip
-        if backend == "inline":  # which of several pages of one value goes is open on a GPU
-            assert np.array_equal(one.flags, other.flags)
-            assert np.array_equal(np.sort(one.loaded), np.sort(other.loaded))
-            assert np.array_equal(np.sort(one.evicted), np.sort(other.evicted))
-            assert one.stats.demand_pages == other.stats.demand_pages
-
-
 @pytest.mark.parametrize("backend", ["cpu", *GPU_NAMES])
 def test_ticks_that_are_counted_anew_change_nothing(model: Any, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are of 32 bits, which a decode that runs for days would fill."""
@@ -194,22 +116,6 @@ def test_ticks_that_are_counted_anew_change_nothing(model: Any, backend: str, mo
 
 
 @pytest.mark.parametrize("backend", GPU_NAMES)
-@pytest.mark.parametrize("listens", [True, False])
-def test_what_is_evicted_is_not_counted_for_ever(model: Any, backend: str, listens: bool) -> None:
-    """The count is of 32 bits, and marks a place in a log."""
-    decoder = opened(model, backend, 30, hbm_pages=SMALLEST, max_sequences=1)
-    decoder.steering = Listener() if listens else Steering()
-    for _ in range(20):
-        decoder.step()
-    manager = decoder.kv.manager
-    assert manager.moved.demand_pages > 40
-    # Since the last step at most a tail was opened.
-    assert int(manager.state.evicted_count) <= decoder.kv.lanes
-    assert manager.drain_changes()[0].size > 0
-    decoder.close()
-
-
-@pytest.mark.parametrize("backend", GPU_NAMES)
 def test_fewer_sequences_are_padded_before_they_get_a_program_of_their_own(
     model: Any, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,28 +133,6 @@ def test_fewer_sequences_are_padded_before_they_get_a_program_of_their_own(
     assert rows == [4] * (9 + 2) + [1] * 2
     tokens = [whole[: len(g.tokens)] for whole, g in zip(reference, generations, strict=True)]
     assert [g.tokens for g in generations] == tokens
-
-
-@pytest.mark.parametrize("backend", GPU_NAMES)
-def test_the_first_step_that_is_told_tells_of_itself(model: Any, backend: str) -> None:
-    """Whoever attaches late, or again, must not take what earlier steps moved for one step's."""
-    decoder, listener = opened(model, backend, 20, hbm_pages=SMALLEST), Planner(last=-1)
-    moved = decoder.kv.manager.moved
-    nobody, told = decoder.steering, []
-    for _turn in range(2):
-        for _ in range(4):
-            decoder.step()
-        decoder.steering = listener
-        decoder.step()
-        before = moved.demand_pages
-        decoder.step()
-        told.append(moved.demand_pages - before)
-        decoder.steering = nobody
-        decoder.step()
-    decode(decoder)
-    first = [listener.steps[0], listener.steps[2]]
-    assert [step.stats.demand_pages for step in first] == told
-    assert sum(told) > 0
 
 
 @pytest.mark.parametrize("backend", GPU_NAMES)
@@ -316,78 +200,6 @@ def test_padded_rows_change_nothing(model: Any, backend: str) -> None:
         assert torch.equal(poisoned.kv.manager.state.slot_of, clean.kv.manager.state.slot_of)
         assert torch.equal(poisoned.kv.manager.rows, clean.kv.manager.rows)
     assert decode(poisoned) == decode(clean)
-
-
-@pytest.mark.parametrize("backend", GPU_NAMES)
-def test_messages_come_in_order_and_add_up(model: Any, backend: str) -> None:
-    decoder, listener = opened(model, backend, 14, hbm_pages=SMALLEST + 90), Planner(last=12)
-    decode(decoder, listener)
-    manager = decoder.kv.manager
-    assert [step.epoch for step in listener.steps] == list(range(13))
-    assert isinstance(listener.heard[-1], SequenceClose)
-    assert not any(isinstance(message, SequenceOpen) for message in listener.heard)
-    assert sum(step.stats.demand_pages for step in listener.steps) == manager.moved.demand_pages
-    assert sum(step.stats.prefetch_pages for step in listener.steps) == manager.moved.prefetch_pages > 0
-    assert all(step.stats.free + step.stats.reserve <= SMALLEST + 90 for step in listener.steps)
-    resident: set[int] = set()
-    for step in listener.steps:
-        assert not set(step.loaded.tolist()) & set(step.evicted.tolist())
-        resident = (resident | set(step.loaded.tolist())) - set(step.evicted.tolist())
-        assert len(resident) <= SMALLEST + 90
-    applied = manager.moved.entries_applied + manager.moved.prefetch_pages
-    assert sum(n for n, _ in listener.told) == applied > 0
-    rejected = sum(sum(reasons.values()) for _, reasons in listener.told)
-    assert rejected == sum(manager.moved.entries_rejected.values()) > 0
-
-
-class SlowEvents(InlineDevice):
-    """Copies of the events stream arrive when `go` says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go = threading.Event()
-
-    def mark(self, stream: Stream, *, sleep: bool = False) -> Event:
-        done, go = super().mark(stream), self.go
-
-        class Late:
-            def query(self) -> bool:
-                return go.is_set()
-
-            def synchronize(self) -> None:
-                assert go.wait(20)
-
-        return Late() if stream is Stream.EVENTS else done
-
-    def wait(self, stream: Stream, event: Event) -> None:
-        """A stream would wait, and the host goes on; here the copy is there already."""
-
-
-def test_a_full_ring_drops_and_counts_and_no_step_waits(model: Any) -> None:
-    device, listener = SlowEvents(), Planner()
-    decoder = opened(model, "inline", DEPTH + 10, device, max_sequences=1, hbm_pages=40)
-    decoder.steering = listener
-    for _ in range(DEPTH + 3):
-        decoder.step()
-    assert listener.steps == []
-    assert listener.lost == 3
-    device.go.set()
-    decode(decoder, listener)
-    assert [step.epoch for step in listener.steps][:DEPTH] == list(range(DEPTH))
-    assert listener.steps[DEPTH].epoch >= DEPTH + 3
-
-
-def test_as_many_records_get_buffers_as_are_under_way_at_once(model: Any) -> None:
-    decoder = opened(model, "inline", 12)
-    decoder.steering = Planner()
-    assert isinstance(decoder.steps, DeviceSteps)
-    ring = decoder.steps.ring
-    for _ in range(8):
-        decoder.step()
-        decoder.steps.outbox.go()
-        until(lambda: len(ring.free) == DEPTH)
-    assert sum(told.host is not None for told in ring.free) == 1
-    decoder.close()
 
 
 def test_a_pool_that_failed_inside_a_step_is_told_when_its_tokens_are(model: Any) -> None:

@@ -3,30 +3,33 @@
     demand stream   ... pass ── accesses, counts, averages, reserve, record ── next pass ...
     events stream                                                          └── copy of the record
 
-It is the same at every step, but for whether somebody is told. So it is captured as soon as the pass is: some forty
+It is the same at every step, but for whether somebody is told. So it is captured as soon as the pass is: some thirty
 launches cost the host more than the device, while the threads that send the last step's message want the interpreter.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
 from hotset.runtime.gpu.captured import Captured
 from hotset.runtime.gpu.changes import Changes
 from hotset.runtime.gpu.device import Device, Event, Stream
+from hotset.runtime.gpu.packing import Kind
 from hotset.runtime.gpu.passes import DevicePass
 from hotset.runtime.gpu.step_record import StepRecord, record_kinds
 
 
 class Behind:
-    """Behind the passes of one shape. `record` is what the last told step left; the next one writes over it."""
+    """Behind the passes of one shape, with one record on the device: each told step writes over that of the last."""
 
     def __init__(self, device: Device, *, captures: bool) -> None:
         self._device = device
         self._ways = {tell: Captured[None](device, "what follows a step", captures=captures) for tell in (False, True)}
         self.warming = False
         """Whether the last step's was launched one by one, to be captured, or captured."""
-        self.record: StepRecord | None = None
+        self._record: StepRecord | None = None
         self._copied: Event | None = None
 
     def __call__(self, done: DevicePass, changes: Changes, *, captured: bool, tell: bool) -> None:
@@ -40,25 +43,31 @@ class Behind:
         self.warming = captured and way.warming
         manager.has_stepped(len(done.resolved))
 
+    @property
+    def kinds(self) -> Sequence[Kind]:
+        """Of the record that the last told step left."""
+        assert self._record is not None, "no step was told"
+        return self._record.kinds
+
     def copy(self, host: StepRecord) -> Event:
         """Start copying the record to `host`, on the events stream; the end of that."""
-        assert self.record is not None, "no step was told"
+        assert self._record is not None, "no step was told"
         device = self._device
         device.wait(Stream.EVENTS, device.mark(Stream.DEMAND))
         with device.on(Stream.EVENTS):
-            host.memory.copy_(self.record.memory, non_blocking=True)
+            host.memory.copy_(self._record.memory, non_blocking=True)
         self._copied = device.mark(Stream.EVENTS, sleep=True)
         return self._copied
 
     def _next_record(self, done: DevicePass) -> StepRecord:
-        if self.record is None:
+        if self._record is None:
             place = self._device.place
-            self.record = StepRecord(
+            self._record = StepRecord(
                 record_kinds(done), lambda shape, kind: torch.empty(shape, dtype=kind, device=place)
             )
         if self._copied is not None:  # it left beside this pass, so nothing waits for it here
             self._device.wait(Stream.DEMAND, self._copied)
-        return self.record
+        return self._record
 
 
 def _launch(done: DevicePass, changes: Changes, record: StepRecord | None) -> None:

@@ -18,8 +18,7 @@ class Captured(Generic[T]):
     """`what` names the launches in a warning, if they cannot be captured. `captures` False makes them one by one."""
 
     def __init__(self, device: Device, what: str, *, captures: bool) -> None:
-        self.captures = captures
-        self._device, self._what = device, what
+        self._device, self._what, self._captures = device, what, captures
         self._calls = 0
         self._key: object = None
         self._replay: Callable[[], T] | None = None
@@ -42,7 +41,7 @@ class Captured(Generic[T]):
         """
         if key != self._key:
             self._key, self._calls, self._replay = key, 0, None
-        if self._replay is None and self.captures and self._calls >= WARM_UPS:
+        if self._replay is None and self._captures and self._calls >= WARM_UPS:
             self._capture(body)
         self._calls += 1
         return body() if self._replay is None else self._replay()
@@ -51,5 +50,5 @@ class Captured(Generic[T]):
         try:
             self._replay = self._device.capture(body)
         except RuntimeError as error:
-            self.captures = False
+            self._captures = False
             logger.warning("%s cannot be captured and runs uncaptured: %s", self._what, error)

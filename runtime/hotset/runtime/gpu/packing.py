@@ -1,4 +1,4 @@
-"""Several tensors side by side in one piece of memory, which one copy moves: each copy of a few KiB costs as much."""
+"""Several tensors side by side in one piece of memory, which one copy moves for what each of theirs would cost."""
 
 from __future__ import annotations
 

@@ -113,16 +113,13 @@ class DeviceResidency(ResidencyManager):
         self._open_tick()
         slots = resolve(self.state, self._ids(pages), self.policy).slots.long()
         self.state.state.index_fill_(0, slots, PINNED)
+        # Resolving counts as a use of the step to come, which may not even select them once they are sealed.
+        self.state.last_used[slots] = self.state.tick
         self.rows.index_fill_(0, slots, 0)
 
     def seal(self, groups: list[int]) -> None:
         """See ResidencyManager. The rows leave on the write-back stream."""
-        pages = self.pages_of(torch.tensor(groups)).flatten()
-        slots = self.slots_of(pages)
-        self.store(pages, self.rows[slots])
-        self.state.state.index_fill_(0, slots, LIVE)
-        # To open it was a use by the step that came next. What another one needs is for that to say.
-        self.state.last_used[slots] = self.state.tick
+        super().seal(groups)
         self._tails.difference_update(groups)
 
     def park_tail(self, group: int) -> torch.Tensor:

@@ -22,10 +22,9 @@ from hotset.runtime.gpu.behind import Behind
 from hotset.runtime.gpu.changes import Changes
 from hotset.runtime.gpu.counts import BEGUN, COUNTS, DEMAND_PAGES, STALL_NS
 from hotset.runtime.gpu.device import Event
-from hotset.runtime.gpu.packing import Kind
 from hotset.runtime.gpu.passes import DevicePass
 from hotset.runtime.gpu.residency import DeviceResidency
-from hotset.runtime.gpu.step_record import StepRecord, record_kinds
+from hotset.runtime.gpu.step_record import StepRecord
 from hotset.runtime.groups import Sequence
 from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.steps import Stats
@@ -72,7 +71,6 @@ class Told:
 
     def __init__(self, ring: EventRing) -> None:
         self._ring = ring
-        self._kinds: list[Kind] = []
         self.host: StepRecord | None = None
         """There from its first step on."""
         self._before: list[int] | None = None
@@ -80,8 +78,9 @@ class Told:
 
     def fill(self, done: DevicePass, behind: Behind, sequences: int) -> None:
         """Start copying what the last step left `behind`; of its rows the first `sequences` tell of one."""
-        if (kinds := record_kinds(done)) != self._kinds or self.host is None:
-            self._kinds, self.host = kinds, StepRecord(kinds, self._ring.manager.device.pinned)
+        kinds = behind.kinds
+        if self.host is None or self.host.kinds != kinds:
+            self.host = StepRecord(kinds, self._ring.manager.device.pinned)
         self._sequences = sequences
         self._distance = None if done.ahead is None else done.ahead.distance
         self._copied: Event = behind.copy(self.host)

@@ -21,6 +21,7 @@ class StepRecord:
     """A record of `kinds`, which `record_kinds` gives; `allocate` as of Device.pinned."""
 
     def __init__(self, kinds: Sequence[Kind], allocate: Callable[[tuple[int, ...], torch.dtype], torch.Tensor]) -> None:
+        self.kinds = kinds
         self.memory, parts = pack(kinds, allocate)
         candidates, scores, flags, self.numbers, loaded, evicted, *ranks = parts
         self.accessed = Recorded(candidates, scores, flags)
