@@ -140,7 +140,7 @@ def test_a_model_is_trained_in_a_child_swapped_in_and_taken_up_after_a_kill(hots
     daemon = hotset.daemon("--train", "--train-after", 200, "--swap", "always", *quick)
     engine = hotset.start("play", trace, "--speed", 20, "--times", 40)
     until(lambda: hotset.statuses() and hotset.statuses()[0]["counters"]["trainings"])
-    end = time.monotonic() + 6 * WAIT
+    end = time.monotonic() + 2 * WAIT
     while not hotset.statuses()[0]["counters"]["swaps"]:
         (status,) = hotset.statuses()
         assert "training_failed" not in [phase["phase"] for phase in status["phases"]], status["phases"]

@@ -29,7 +29,7 @@ from hotset.protos.transport import (
 from hotset.protos.wire import Frame
 
 Connect = Callable[[], ClientTransport]
-WAIT = 5.0
+WAIT = 30.0
 
 
 class Pair:

@@ -39,7 +39,7 @@ from hotset.runtime.link import ControlLink
 
 SHAPE = Geometry(layers=2, kv_heads=2, page_size=4, selected=2, candidates=4, page_bytes=64, slots=40, groups=30)
 LANES = SHAPE.lanes
-WAIT = 5.0
+WAIT = 30.0
 
 
 class Watcher:

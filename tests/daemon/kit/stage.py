@@ -20,7 +20,7 @@ from hotset.protos.trace import TraceMeta
 from hotset.protos.transport import MemoryServer
 from hotset.runtime.link import ControlLink, LinkLimits
 
-WAIT = 20.0
+WAIT = 60.0
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -166,7 +166,7 @@ def older_model(scene: Scene) -> None:
     )  # fmt: skip
     own = "--train", "--train-after", 100, "--swap", "always", "--train-niceness", 0
     ours = scene.daemon(*own)
-    until(lambda: in_force(scene.hotset, scene.hotset.logs), 3 * WAIT)
+    until(lambda: in_force(scene.hotset, scene.hotset.logs), WAIT)
     scene.well()
     ours.terminate()
     ours.wait()

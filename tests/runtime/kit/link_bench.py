@@ -27,7 +27,7 @@ from hotset.protos.transport import ClientTransport, MemoryServer, ZmqClient
 from hotset.protos.wire import Frame, decode, encode
 from hotset.runtime.link import ControlLink, LinkLimits
 
-WAIT = 5.0
+WAIT = 30.0
 GOLDEN = Path(__file__).parents[2] / "golden" / "protocol"
 M = TypeVar("M", bound=Message)
 GEOMETRY = Geometry(layers=2, kv_heads=1, page_size=4, selected=2, candidates=4, page_bytes=64, slots=8, groups=100)
