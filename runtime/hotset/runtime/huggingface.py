@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache
 
 from hotset.protos.errors import ConfigError
+from hotset.runtime.gguf_once import read_once
 from hotset.runtime.paged_kv import ModelShape
 from hotset.runtime.passes import DecodePass, Pass
 
@@ -94,13 +95,15 @@ def load_model(path: Path, dtype: torch.dtype, device: str = "cpu") -> tuple[Any
     """(model, tokenizer) of a checkpoint folder or a GGUF file. Raises ConfigError where it cannot be served."""
     if not path.exists():
         raise ConfigError(f"no model at {path}; give a checkpoint folder or a .gguf file")
-    folder, extra = (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (path, {})
+    one_file = path.suffix == ".gguf"
+    folder, extra = (path.parent, {"gguf_file": path.name}) if one_file else (path, {})
     try:
-        with _quiet():
-            check_servable(transformers.AutoConfig.from_pretrained(folder, local_files_only=True, **extra))
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **extra)
+        with _quiet(), read_once() if one_file else contextlib.nullcontext():
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, **extra)
+            check_servable(config)
+            tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, **extra)
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, attn_implementation=ATTENTION, local_files_only=True, **extra
+                folder, config=config, dtype=dtype, attn_implementation=ATTENTION, local_files_only=True, **extra
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConfigError(f"cannot load a model from {path}: {str(error).splitlines()[0]}") from error
