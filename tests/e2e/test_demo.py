@@ -69,7 +69,8 @@ def demo(hotset: Hotset, checkpoint: Path, tmp_path: Path) -> Callable[..., subp
 
 
 def test_all_of_it_happens(demo: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
-    done = demo("--most-steps", 6000)
+    # Behind a slow link a tiny model's steps leave the cores to training.
+    done = demo("--most-steps", 6000, "--link-gbps", 0.004)
     assert done.returncode == 0, done.stderr
     assert "tokens identical to untiered: True" in done.stdout
     (folder,) = (tmp_path / "runs").glob("2*")
@@ -78,6 +79,9 @@ def test_all_of_it_happens(demo: Callable[..., subprocess.CompletedProcess[str]]
     assert all(summary["phases"][phase]["steps"] > 0 for phase in PHASES)
     assert sum(p["steps"] for p in summary["phases"].values()) == summary["steps"] == len(run.steps)
     assert summary["phases"]["builtin"]["demand_misses"] > 0
+    # A step waits for no less than the link takes for its misses; prefetches are among what was moved.
+    heuristic = summary["phases"]["heuristic"]
+    assert heuristic["stall_seconds"] > 0.5 * heuristic["moved_bytes"] / 0.004e9
     assert sum(p["moved_bytes"] for p in summary["phases"].values()) == summary["moved_bytes"]
     results = replay_rest(run)
     assert {r.policy for r in results} >= {"lru", "learned", "belady"}
@@ -87,8 +91,8 @@ def test_all_of_it_happens(demo: Callable[..., subprocess.CompletedProcess[str]]
 
 def test_decoding_may_end_before_training_does(demo: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """A fast machine and a short decode: the report says what there was."""
-    done = demo("--most-steps", 700, "--hbm-fraction", 0.25)
+    done = demo("--most-steps", 300, "--hbm-fraction", 0.25)
     assert done.returncode == 0, done.stderr
-    assert "decoding ended after 699 steps" in " ".join(done.stdout.split())
+    assert "decoding ended after 299 steps" in " ".join(done.stdout.split())
     assert "--most-steps" in done.stdout
     assert "tokens identical to untiered: True" in done.stdout

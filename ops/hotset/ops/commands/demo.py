@@ -31,6 +31,9 @@ def demo(
     most_steps: Annotated[
         int, typer.Option(min=1, help="decode no longer than this, however long training takes")
     ] = 800,
+    link_gbps: Annotated[
+        float | None, typer.Option(help="slow the host link to this many GB/s [default: as fast as it is]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of sampling and training")] = 0,
 ) -> None:
     """See HELP."""
@@ -47,6 +50,7 @@ def demo(
         hbm_fraction=hbm_fraction,
         learned_steps=learned_steps,
         most_steps=most_steps,
+        link_gbps=link_gbps,
         seed=seed,
     )
     show_summary(run_demo(options, console), console)

@@ -38,6 +38,8 @@ class DemoOptions:
     learned_steps: int = 40
     most_steps: int = 800
     """of decoding, should training take long"""
+    link_gbps: float | None = None
+    """None: that of this machine"""
     seed: int = 0
 
 
@@ -160,6 +162,8 @@ def _decode_arguments(options: DemoOptions, model: Path, folder: Path) -> list[s
         # More characters than the context has tokens; the decode process cuts to the token.
         file.write_text(text[: 8 * options.context] + samples.QUESTION, encoding="utf-8")
         arguments += ["--prompt-file", str(file)]
+    if options.link_gbps is not None:
+        arguments += ["--link-gbps", str(options.link_gbps)]
     return [
         *arguments, "--context", str(options.context), "--max-new-tokens", str(options.most_steps), "--ignore-eos",
         "--hbm-fraction", str(options.hbm_fraction), "--temperature", "0.8", "--seed", str(options.seed),
