@@ -45,6 +45,16 @@ def test_the_rate_is_measured_from_what_demand_waited_for() -> None:
     assert abs(budget.bytes_per_us - 50) < 1
 
 
+def test_a_prefetch_must_save_what_it_costs() -> None:
+    budget = MovementBudget(page_bytes=4096)
+    assert budget.least(20.0) == 1  # nobody knows the link
+    budget.gbps = 55.0
+    assert budget.least(20.0) == 269  # 1.1 MB
+    assert budget.least(0.0) == 1
+    budget.gbps = 0.2
+    assert budget.least(20.0) == 1
+
+
 def test_scoring_takes_a_share_of_the_step() -> None:
     budget = ScoringBudget(most=20_000)
     step = StepStats(step_us=100_000)

@@ -171,6 +171,17 @@ def test_recent_candidates_are_fetched_best_first_with_their_generation() -> Non
     assert plan.prefetch_generations.tolist() == [0, 1]
 
 
+def test_so_few_that_they_come_as_fast_when_they_are_missed_are_not_fetched() -> None:
+    state = make_state(lanes=1, pages=6)
+    state.resident[[4, 5]] = True
+    observe(state, 1, [[0, 1, 2, -1]], length=24)
+    planner = Planner(PlanRules(margin=1.0))
+    assert planner.plan(state, PageNumber(), 9, least=2).prefetch.tolist() == [0, 1]
+    few = planner.plan(state, PageNumber(), 9, least=3)
+    assert len(few.prefetch) == len(few.prefetch_generations) == 0
+    assert few.pages.tolist() == [4, 5]  # their values count all the same
+
+
 def test_pages_seen_long_ago_are_not_fetched() -> None:
     state = make_state(lanes=1, pages=6)
     state.resident[[4, 5]] = True

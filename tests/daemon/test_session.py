@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from stage import Stage, leads, until
 
+from hotset.daemon.budget import ScoringBudget
 from hotset.daemon.config import DaemonConfig, PlanRules
 from hotset.daemon.connection import Connection
 from hotset.daemon.folders import new_folder
@@ -91,6 +92,44 @@ def test_a_session_plans_from_the_first_steps_and_logs_all_of_them(stage: Stage)
         np.testing.assert_array_equal(recorded.pages, played.pages)
         np.testing.assert_array_equal(recorded.selected, played.selected)
         assert recorded.prompt_tokens == played.prompt_tokens
+
+
+def test_its_sequences_are_learned_side_by_side(stage: Stage) -> None:
+    turns: list[int] = []
+
+    class Counting(Learners):
+        def observe(self, parts: Sequence[tuple[LaneStep, int]]) -> None:
+            turns.append(len(parts))
+            super().observe(parts)
+
+    learners = Counting(2)
+    session = stage.session(learners=learners)
+    until(lambda: leads(session))
+    stage.play(20, learned_by=session)
+    stage.end_sessions()
+    learners.close()
+    assert turns[-1] == max(turns) == 2
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_what_saves_less_than_it_costs_is_not_prefetched(
+    stage: Stage, fresh: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be the plan of the newest step, or of values made ahead."""
+    monkeypatch.setattr(ScoringBudget, "fits", lambda *_: fresh)
+    rules = PlanRules(margin=-100.0, flight_us=1e6)
+    session = stage.session(link_gbps=1000.0, rules=rules)
+    until(lambda: leads(session))
+    stage.play(40)
+    assert session.sidecar is not None
+    counters = session.sidecar.status.counters
+    assert counters.plans_sent > 10
+    assert counters.prefetch_sent == 0
+    session.configure(
+        DaemonConfig(log_dir=stage.folder, link_gbps=1000.0, rules=rules.model_copy(update={"flight_us": 0.0}))
+    )
+    stage.play(40)
+    assert counters.prefetch_sent > 0
 
 
 def test_what_the_daemon_believes_is_what_is_resident(stage: Stage) -> None:

@@ -107,7 +107,7 @@ def test_what_is_printed_is_a_file_that_gives_the_same(tmp_path: Path) -> None:
     assert load({}, path).config == effective.config
     assert "train = true  # --train\n" in path.read_text()
     assert "once = false  # default\n" in path.read_text()
-    assert set(tomllib.loads(path.read_text())["rules"]) == {"horizon", "recent", "margin", "rows", "near"}
+    assert set(tomllib.loads(path.read_text())["rules"]) == {"horizon", "recent", "margin", "rows", "flight_us", "near"}
 
 
 def test_a_reload_takes_what_may_change_and_names_what_may_not() -> None:

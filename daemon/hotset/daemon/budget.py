@@ -51,6 +51,11 @@ class MovementBudget:
         free_bytes = rate * self._window_us - stats.demand_pages * self.page_bytes
         return max(0, min(room, int(free_bytes // self.page_bytes)))
 
+    def least(self, flight_us: float) -> int:
+        """Pages that a prefetch must bring at least to save more waiting than the `flight_us` that it costs itself."""
+        rate = self.bytes_per_us
+        return 1 if rate is None else max(1, math.ceil(rate * flight_us / self.page_bytes))
+
 
 @dataclass
 class ScoringBudget:

@@ -45,7 +45,7 @@ def _words(value: Any) -> Any:
 
 
 class PlanRules(BaseModel):
-    """How wide and how long a plan looks."""
+    """How wide and how long a plan looks, and what is worth a prefetch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,6 +58,11 @@ class PlanRules(BaseModel):
     rows: int = Field(
         1 << 15, ge=1, description="pages scored in one plan at most, about; beyond that the lanes take turns"
     )
+    flight_us: float = Field(
+        20.0, ge=0, le=1e6, allow_inf_nan=False,
+        description="what a prefetch costs the runtime, however few its pages; fewer than the link brings in that time "
+        "are left to come when they are missed",
+    )  # fmt: skip
     near: float = Field(
         0.25, gt=0, le=1, description="share of the resident pages, the coldest, that is scored where not all can be"
     )

@@ -36,17 +36,21 @@ class Planner:
         """Share of all lanes that had their turn in the last plan."""
         self.turns = Turns()
 
-    def plan(self, state: SessionState, scorer: Scorer, prefetch_pages: int, rows: int | None = None) -> Plan:
-        """The plan for `state` as of its last step, with at most `prefetch_pages` pages to prefetch.
+    def plan(
+        self, state: SessionState, scorer: Scorer, prefetch_pages: int, rows: int | None = None, *, least: int = 1
+    ) -> Plan:
+        """The plan for `state` as of its last step, with `least` to `prefetch_pages` pages to prefetch, or none.
 
         Scores about `rows` pages: whole lanes, at least one, in turn from plan to plan.
         """
         rows = self.rules.rows if rows is None else rows
         parts = self.turns.score(state, scorer, self.rules, rows, state.lanes)
-        return self.make(state, scorer, parts, prefetch_pages)
+        return self.make(state, scorer, parts, prefetch_pages, least=least)
 
-    def make(self, state: SessionState, scorer: Scorer, parts: list[Scored], prefetch_pages: int) -> Plan:
-        """The plan that says what was scored, maybe some steps ago, as far as it still holds."""
+    def make(
+        self, state: SessionState, scorer: Scorer, parts: list[Scored], prefetch_pages: int, *, least: int = 1
+    ) -> Plan:
+        """The plan that says what was scored, maybe some steps ago, as far as it still holds; see `plan`."""
         oldest = state.epoch - self.rules.horizon
         scored = Scored.join([part for part in parts if part.epoch > oldest], state.epoch)
         self.scored, self.scored_share = len(scored.pages), min(1.0, scored.lanes / max(1, state.lanes))
@@ -55,7 +59,7 @@ class Planner:
         if state.shares_groups():
             scored = hottest_owner(scored)
         self.number += 1
-        return make_plan(state, scorer, scored, self.number, prefetch_pages, self.rules, turns)
+        return make_plan(state, scorer, scored, self.number, prefetch_pages, self.rules, turns, least=least)
 
 
 def hottest_owner(scored: Scored) -> Scored:
@@ -103,14 +107,18 @@ def make_plan(
     prefetch_pages: int,
     rules: PlanRules,
     turns: int = 1,
+    *,
+    least: int = 1,
 ) -> Plan:
     """Address values and prefetches by physical page and generation, as of the oldest state of a value.
 
-    What lost or gained its slot since it was scored is left out.
+    What lost or gained its slot since it was scored is left out. Prefetches are `least` to `prefetch_pages`, or none.
     """
     columns = _still(scored.pages, scored.generations, scored.values, scored.resident, state.resident)
     scored = Scored(*columns, scored.epoch, scored.lanes)
     chosen = choose_prefetch(scored.values, scored.resident, prefetch_pages, rules.margin, scorer.prefetch_below)
+    if len(chosen) < least:
+        chosen = chosen[:0]
     inside = np.flatnonzero(scored.resident)
     return Plan(
         number=number,

@@ -215,7 +215,8 @@ class Sidecar:
             if plans:
                 self._plan_fresh(newest, arrived)
         elif plans and self._ahead.running:
-            plan = self._planner.make(self.state, self._rule.scorer, self._ahead.take(), self._room(newest))
+            parts, room = self._ahead.take(), self._budget.pages(newest.stats)
+            plan = self._planner.make(self.state, self._rule.scorer, parts, room, least=self._least)
             self._send(plan, arrived)
         if self.leads and self.state.synced:
             self._advise()
@@ -282,13 +283,15 @@ class Sidecar:
         gauges.observed_share = self._backlog.load.share
         counters.lanes_shed, counters.compactions = self.state.lanes_shed, self.state.room.compactions
 
-    def _room(self, step: Step) -> int:
-        """Pages that may be prefetched now."""
-        return self._budget.pages(step.stats)
+    @property
+    def _least(self) -> int:
+        """Pages that make a prefetch worth its while."""
+        return self._budget.least(self._planner.rules.flight_us)
 
     def _plan_fresh(self, step: Step, arrived: float) -> None:
         start, rows = self._clock(), self._scoring.rows(step.stats)
-        plan = self._planner.plan(self.state, self._rule.scorer, self._room(step), rows)
+        room = self._budget.pages(step.stats)
+        plan = self._planner.plan(self.state, self._rule.scorer, room, rows, least=self._least)
         self._scoring.observe(self._planner.scored, self._clock() - start)
         self._send(plan, arrived)
 

@@ -143,6 +143,8 @@ def wire_of(job: Job, workload: Workload) -> Iterator[Wire]:
 def _daemon(job: Job, workload: Workload, folder: Path) -> LockstepWire:
     memory = Memory(job.node, workload)
     options: dict[str, Any] = {"link_gbps": job.node.link_gbps, "record": job.log_dir is not None}
+    # A prefetch costs the simulated node nothing but its bytes.
+    options["rules"] = {"flight_us": 0.0}
     if job.policy == "builtin":
         options["plan_every"] = 0
     if "advice" in DaemonConfig.model_fields:
