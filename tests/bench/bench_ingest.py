@@ -1,17 +1,18 @@
 """Ingest at rate: what observing costs alone, and a session that keeps up with a paced runtime over ipc.
 
-    python tests/bench/bench_ingest.py [--sequences 64] [--rate 4e6] [--seconds 15] [--record]
+    python tests/bench/bench_ingest.py [--sequences 64] [--rate 4e6] [--seconds 15] [--record] [--threads 1]
 
 An access is a selected page; candidates are twice as many. Prints one JSON object a part: `features` (one core, no
-wire; `echoes_every_step` also finds the echoes of all layers after each step), `memory`, `ipc` (another process
-publishes; this one runs a real session with the heuristic; no gap and no drop must show), `overload` (the same at eight
-times the rate: what is shed).
+wire; `echoes_every_step` also finds the echoes of all layers after each step), `learning` (steps of all sequences, by
+one thread and by more, in turns), `memory`, `ipc` (another process publishes; this one runs a real session with the
+heuristic; no gap and no drop must show), `overload` (the same at eight times the rate: what is shed).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -29,15 +30,18 @@ from daemon_load import (  # type: ignore[import-not-found]
     PAGE_SIZE,
     PAGES,
     SELECTED,
+    Node,
     made_steps,
     start,
 )
 
 from hotset.daemon.config import DaemonConfig
 from hotset.daemon.connection import Connection
+from hotset.daemon.learners import Learners
 from hotset.daemon.scorers import HeuristicScorer
 from hotset.daemon.server import SWITCH_SECONDS
 from hotset.daemon.session import Session
+from hotset.daemon.state import SessionState
 from hotset.daemon.turns import Scorer
 from hotset.daemon.warmup import warm_up
 from hotset.predictor.features import FeatureState
@@ -52,13 +56,16 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=4e6, help="selected pages a second")
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--record", action="store_true", help="write the trace log, too")
+    parser.add_argument("--threads", type=int, default=1, help="that learn in the sessions")
     told = parser.parse_args()
     for every in (False, True):
         print(json.dumps({"features": features(told.sequences, echoes=every)}), flush=True)
+    print(json.dumps({"learning": learning(told.sequences)}), flush=True)
     print(json.dumps({"memory": memory()}), flush=True)
     options = {"sequences": told.sequences, "seconds": told.seconds}
-    print(json.dumps({"ipc": served(HeuristicScorer(), told.record, rate=told.rate, **options)}), flush=True)
-    print(json.dumps({"overload": served(HeuristicScorer(), told.record, rate=8 * told.rate, **options)}), flush=True)
+    for part, rate in (("ipc", told.rate), ("overload", 8 * told.rate)):
+        found = served(HeuristicScorer(), told.record, told.threads, rate=rate, **options)
+        print(json.dumps({part: found}), flush=True)
 
 
 def features(sequences: int, *, echoes: bool, steps: int = 24) -> dict[str, Any]:
@@ -89,6 +96,28 @@ def features(sequences: int, *, echoes: bool, steps: int = 24) -> dict[str, Any]
     }  # fmt: skip
 
 
+def learning(sequences: int, steps: int = 40) -> dict[str, Any]:
+    """A step of all sequences by the clock, median, learned by so many threads."""
+    node = Node(sequences, 50_000)
+    counts = [n for n in (1, 2, 4, 8) if n <= len(os.sched_getaffinity(0))]
+    states = {threads: SessionState(node.shape, learners=Learners(threads)) for threads in counts}
+    took: dict[int, list[float]] = {threads: [] for threads in counts}
+    for state in states.values():
+        state.snapshot(node.snapshot(0))
+    for epoch in range(1, steps + 1):
+        message = node.step(epoch)
+        for threads, state in states.items():
+            parts = state.take(message)
+            began = time.perf_counter()
+            state.learn(parts, epoch)
+            took[threads].append(time.perf_counter() - began)
+    for state in states.values():
+        state.learners.close()
+    medians = {threads: statistics.median(seconds[8:]) for threads, seconds in took.items()}
+    selected = sequences * LANES * SELECTED
+    return {str(n): {"ms": round(1e3 * s, 2), "accesses_a_second": round(selected / s)} for n, s in medians.items()}
+
+
 def memory() -> dict[str, float]:
     """Bytes a page of a lane, whole and compact, and what a 30K-token sequence takes."""
     state = _state()
@@ -101,7 +130,7 @@ def memory() -> dict[str, float]:
     }  # fmt: skip
 
 
-def served(scorer: Scorer, record: bool, **options: float) -> dict[str, Any]:
+def served(scorer: Scorer, record: bool, threads: int = 1, **options: float) -> dict[str, Any]:
     """Run a session against the load in another process; what both say of it."""
     with tempfile.TemporaryDirectory(prefix="hs") as name:
         folder = discovery.private_dir(Path(name) / "run")
@@ -112,7 +141,8 @@ def served(scorer: Scorer, record: bool, **options: float) -> dict[str, Any]:
         sys.setswitchinterval(SWITCH_SECONDS)  # as the daemon does
         config = DaemonConfig(log_dir=Path(name) / "log", record=record)
         client = ZmqClient(found[0].endpoint)
-        session = Session(Connection(client, "bench"), config, lambda _silence: load.poll() is None, scorer)
+        connection, learners = Connection(client, "bench"), Learners(threads)
+        session = Session(connection, config, lambda _silence: load.poll() is None, scorer, learners=learners)
         thread = threading.Thread(target=session.run, args=(threading.Event(),))
         began, used = time.perf_counter(), time.process_time()
         thread.start()
@@ -124,6 +154,7 @@ def served(scorer: Scorer, record: bool, **options: float) -> dict[str, Any]:
                 shares.append((gauges.observed_share, gauges.scored_share or 0.0))
         spent, took = time.process_time() - used, time.perf_counter() - began
         thread.join()
+        learners.close()
         assert session.sidecar is not None
         assert load.stdout is not None
         told: dict[str, Any] = json.loads(load.stdout.read())
@@ -139,6 +170,7 @@ def report(session: Session, shares: list[tuple[float, float]]) -> dict[str, Any
     return {
         "received": counters.steps_received, "gaps": counters.gaps, "lost": counters.messages_lost,
         "least_observed_share": min(share for share, _ in shares), "lanes_shed": counters.lanes_shed,
+        "observed_share": round(statistics.median(observed for observed, _ in late), 3),
         "scored_share": round(statistics.median(scored for _, scored in late), 3),
         "scored_rows_a_plan": round(counters.entries_sent / max(1, counters.plans_sent)),
         "arrival_to_sent_ms": {q: round(s * 1e3, 2) for q, s in status.plan_quantiles().items()},

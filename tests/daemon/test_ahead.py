@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from small_state import LANES, PAGES, make_state, make_step, open_sequence
 
 from hotset.daemon.ahead import Ahead
 from hotset.daemon.budget import MovementBudget
@@ -19,10 +20,9 @@ from hotset.daemon.scorers import HeuristicScorer
 from hotset.daemon.sequence import SETTLE
 from hotset.daemon.state import SequenceState, SessionState
 from hotset.daemon.turns import Int32, Scored, Turns
-from hotset.protos.messages import Geometry, SequenceClose, SequenceOpen, Step, StepStats
+from hotset.protos.messages import SequenceClose, StepStats
 
-LANES, PAGES = 4, 40
-WAIT = 10.0
+WAIT = 30.0
 
 
 class Slow(HeuristicScorer):
@@ -45,41 +45,6 @@ class Numbers:
 
     def values(self, sequence: SequenceState, lanes: Int32, pages: Int32) -> Any:
         return pages.astype(np.float32)
-
-
-def make_state(sequences: int = 3, room: Room | None = None) -> SessionState:
-    geometry = Geometry(
-        layers=LANES, kv_heads=1, page_size=4, selected=4, candidates=8, page_bytes=64, slots=8 * LANES * sequences,
-        groups=PAGES * sequences,
-    )  # fmt: skip
-    state = SessionState(geometry, room)
-    for number in range(sequences):
-        open_sequence(state, number)
-    state.synced = True
-    return state
-
-
-def open_sequence(state: SessionState, number: int) -> None:
-    groups = np.arange(PAGES, dtype="<i4") + number * PAGES
-    state.open(
-        SequenceOpen(sequence=number, prompt_tokens=4 * PAGES, groups=groups, generations=np.full(PAGES, 7, "<u4"))
-    )
-
-
-def make_step(state: SessionState, epoch: int, who: list[int] | None = None, **changes: Any) -> Step:
-    who = sorted(state.sequences) if who is None else who
-    rng, rows = np.random.default_rng(epoch), LANES * len(who)
-    pages = np.stack([rng.permutation(PAGES)[:8] for _ in range(rows)]).astype("<i4")
-    flags = np.tile(np.array([3, 3, 3, 3, 0, 0, 0, 0], "|u1"), (rows, 1))
-    none = np.zeros(0, "<i4")
-    fields: dict[str, Any] = {
-        "epoch": epoch, "sequences": who, "lengths": np.full(len(who), 4 * PAGES, "<i4"),
-        "sequence_steps": np.full(len(who), epoch, "<i4"), "candidates": pages,
-        "scores": rng.integers(0, 256, pages.shape, dtype=np.uint8), "flags": flags,
-        "new_sequence": np.zeros(0, "<i8"), "new_group": none, "new_generation": np.zeros(0, "<u4"),
-        "loaded": none, "evicted": none,
-    }  # fmt: skip
-    return Step(**(fields | changes))
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hotset.daemon.budget import ScoringBudget
 from hotset.daemon.config import DaemonConfig, PlanRules
 from hotset.daemon.connection import Connection
 from hotset.daemon.folders import new_folder
+from hotset.daemon.learners import Learners
 from hotset.daemon.scorers import HeuristicScorer
 from hotset.daemon.sequence import LaneStep, SequenceState
 from hotset.daemon.session import Session

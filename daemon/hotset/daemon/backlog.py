@@ -1,4 +1,4 @@
-"""Steps that were taken and wait to be learned, in their order, one sequence's part at a time."""
+"""Steps that were taken and wait to be learned, in their order, a sequence's part a learner at a time."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Backlog:
         self._candidates += step.message.candidates.size
 
     def learn_some(self) -> bool:
-        """Learn one sequence's part of the oldest step, or finish it; False if nothing waits."""
+        """Learn one turn of the oldest step (SessionState.learning), or finish it; False if nothing waits."""
         if not self._steps:
             return False
         if self._under_way is None:

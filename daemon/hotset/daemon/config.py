@@ -33,10 +33,15 @@ _WHERE = Option("Where")
 _MODEL = Option("Model and training")
 _TRAINING = Option("Model and training", live=True)
 _PLANS = Option("Plans", live=True)
-_MEMORY = Option("Memory")
+_MEMORY = Option("Memory and cores")
 _LOG = Option("Trace log")
 _WATCH = Option("Watching it")
 _OTHER = Option("Other")
+
+
+CORES_A_LEARNER = 4
+"""The decode loop, its link, whoever scores and trains, and the log want cores as well."""
+MOST_LEARNERS = 8
 
 
 def _words(value: Any) -> Any:
@@ -132,6 +137,12 @@ class DaemonConfig(BaseModel):
     idle_steps: Annotated[int, _MEMORY] = Field(
         512, ge=1, description="steps after which a sequence that rests keeps no features"
     )
+
+    learn_threads: Annotated[int | None, _MEMORY] = Field(
+        None, ge=1, le=64,
+        description="threads that learn steps; unset: "
+        f"one for every {CORES_A_LEARNER} cores, {MOST_LEARNERS} at most",
+    )  # fmt: skip
 
     record: Annotated[bool, _LOG] = Field(True, description="log steps; without a log there is nothing to train on")
     rows_per_part: Annotated[int, _LOG] = Field(1 << 17, ge=1, description="rows of one file of the log")

@@ -46,14 +46,15 @@ class Room:
         self._most += made.features.nbytes
         return made
 
-    def admit(self, sequences: Mapping[int, SequenceState], part: LaneStep, pages: int) -> bool:
-        """Make room for what a step needs of its sequence; False if it may not be observed.
+    def suffices(self, part: LaneStep) -> bool:
+        """Whether a step can be observed as things stand; False if its sequence is compact or would grow."""
+        features = part.sequence.features
+        return not features.is_compact and features.room_for(_pages_of(part)) == features.pages
 
-        `pages` is one more than the largest page that it names.
-        """
+    def admit(self, sequences: Mapping[int, SequenceState], part: LaneStep) -> bool:
+        """Make room for what a step needs of its sequence; False if it may not be observed."""
         sequence, features = part.sequence, part.sequence.features
-        pages = max(pages, -(-part.length // features.page_size))
-        room = features.room_for(pages)
+        room = features.room_for(_pages_of(part))
         if features.is_compact:
             wanted = features.bytes_of(room, compact=False) - features.nbytes
             if self._make(sequences, sequence, wanted, spare=self.idle_steps if features.steps else 0):
@@ -108,3 +109,8 @@ class Room:
     def check_integrity(self, sequences: Mapping[int, SequenceState]) -> None:
         """Raises AssertionError if more is held than was allowed."""
         assert self.used(sequences) <= self._most, f"{self.used(sequences)} bytes are held, {self._most} were allowed"
+
+
+def _pages_of(part: LaneStep) -> int:
+    """How many logical pages its sequence has, by its length and by what the step names."""
+    return max(int(part.pages.max(initial=0)) + 1, -(-part.length // part.sequence.features.page_size))

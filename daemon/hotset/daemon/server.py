@@ -17,6 +17,7 @@ from hotset.daemon.config import DaemonConfig, with_live
 from hotset.daemon.connection import Connection
 from hotset.daemon.events import say
 from hotset.daemon.http import Endpoint
+from hotset.daemon.learners import Learners, default_threads
 from hotset.daemon.metrics import ProcessStatus
 from hotset.daemon.notify import Notifier
 from hotset.daemon.planner import Scorer
@@ -72,6 +73,7 @@ class Daemon:
         """Whether any session ever was."""
         self._listed: set[str] = set()
         self._node = Node(config.advice.device_bytes)
+        self._learners = Learners(config.learn_threads or default_threads())
         self._folder = discovery.runtime_dir()
         self._scorer: Scorer = LearnedScorer.load(config.model) if config.model is not None else HeuristicScorer()
         known = self._scorer.model.card.sha256 if isinstance(self._scorer, LearnedScorer) else ""
@@ -151,6 +153,7 @@ class Daemon:
         self._stop.set()
         for served in self._served.values():
             served.thread.join()
+        self._learners.close()
         self._keep()
         self._bell.close()
 
@@ -221,7 +224,10 @@ class Daemon:
             self._over = True
             return
         connection = Connection(client, self.config.name)
-        session = Session(connection, self.config, alive, self._scorer, state=self._state, node=self._node)
+        session = Session(
+            connection, self.config, alive, self._scorer,
+            state=self._state, node=self._node, learners=self._learners,
+        )  # fmt: skip
         thread = threading.Thread(target=session.run, args=(self._stop,), name=f"hotset-{name[:8]}", daemon=True)
         self._served[name] = _Served(session, thread, endpoint, time.monotonic())
         thread.start()

@@ -6,12 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from hotset.daemon.advice.node import Node
 from hotset.daemon.ahead import Ahead
 from hotset.daemon.config import DaemonConfig
 from hotset.daemon.connection import Connection, Received
 from hotset.daemon.events import say
+from hotset.daemon.learners import ALONE, Learners
 from hotset.daemon.planner import Scorer
 from hotset.daemon.resume import StateFile
 from hotset.daemon.sidecar import Sidecar
@@ -43,11 +45,13 @@ class Session:
         state: StateFile | None = None,
         node: Node | None = None,
         ahead: Callable[[SessionState, Callable[[int, float], None]], Ahead] = Ahead,
+        learners: Learners = ALONE,
     ) -> None:
         """`alive(silence)` tells whether the runtime is still there, given the seconds since it last spoke.
 
         `clock` gives the seconds by which everything is timed; a simulation brings its own. `state` knows what an
-        earlier daemon had in service, `node` what the sessions of one daemon share, `ahead` makes who scores ahead.
+        earlier daemon had in service, `node` what the sessions of one daemon share, `ahead` makes who scores ahead,
+        and `learners`, which they share as well, learn.
         """
         self.sidecar: Sidecar | None = None
         self.ended = ""
@@ -59,8 +63,7 @@ class Session:
         self._scorer = scorer
         self._clock = clock
         self._state = state
-        self._node = node
-        self._ahead = ahead
+        self._make_sidecar = partial(Sidecar, clock=clock, node=node, ahead=ahead, learners=learners)
         self._news: Received | None = None
         """Came while there was still something to learn."""
         self._heard = self._spoke = clock()
@@ -156,7 +159,7 @@ class Session:
             self.ended = "another runtime answers in its place"
             return
         if self.sidecar is None:
-            self.sidecar = Sidecar(hello, self._config, self._scorer, self._say, self._clock, self._node, self._ahead)
+            self.sidecar = self._make_sidecar(hello, self._config, self._scorer, self._say)
             if self._state is not None and (recalled := self._state.recall(hello)) is not None:
                 self.sidecar.resume(*recalled)
         self._keep_alive = hello.lease_seconds / 3

@@ -14,6 +14,7 @@ from hotset.daemon.config import DaemonConfig
 from hotset.daemon.folders import new_folder
 from hotset.daemon.ingest import count_uses
 from hotset.daemon.instep.side import InStepSide
+from hotset.daemon.learners import ALONE, Learners
 from hotset.daemon.planner import Planner, Scorer
 from hotset.daemon.recorder import Recorder, trace_meta
 from hotset.daemon.resume import MOST_WITHDRAWN, Memory, kind_of
@@ -50,8 +51,10 @@ class Sidecar:
         clock: Callable[[], float] = time.monotonic,
         node: Node | None = None,
         ahead: Callable[[SessionState, Callable[[int, float], None]], Ahead] = Ahead,
+        learners: Learners = ALONE,
     ) -> None:
-        self.state = SessionState(hello.geometry, Room(config.state_bytes, config.idle_steps), config.table_bytes)
+        room = Room(config.state_bytes, config.idle_steps)
+        self.state = SessionState(hello.geometry, room, config.table_bytes, learners)
         folder = new_folder(config.log_dir, hello)
         self.status = SessionStatus(
             folder, session=hello.session, pid=hello.pid, model=hello.model, log=str(folder),

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hotset.daemon.ingest import fault
+from hotset.daemon.learners import ALONE, Learners
 from hotset.daemon.room import Room
 from hotset.daemon.sequence import LaneStep, SequenceState, table_bytes
 from hotset.protos.errors import ConfigError, ProtocolError
@@ -48,7 +49,9 @@ class SessionState:
     more than `tables` bytes is left to the runtime: sequences are refused as long as there is no room for theirs.
     """
 
-    def __init__(self, geometry: Geometry, room: Room | None = None, tables: int = TABLE_BYTES) -> None:
+    def __init__(
+        self, geometry: Geometry, room: Room | None = None, tables: int = TABLE_BYTES, learners: Learners = ALONE
+    ) -> None:
         """Raises ConfigError if already the tables of this geometry do not fit."""
         if (fixed := fixed_bytes(geometry)) > tables:
             raise ConfigError(
@@ -61,6 +64,7 @@ class SessionState:
         self._full = False
         self._left = tables - fixed
         self.room = room or Room()
+        self.learners = learners
         self.sequences: dict[int, SequenceState] = {}
         self.resident: Bool = np.zeros(geometry.groups * geometry.lanes, np.bool_)
         self.generations: npt.NDArray[np.uint32] = np.zeros(geometry.groups, np.uint32)
@@ -154,29 +158,49 @@ class SessionState:
         share: float = 1.0,
         late: Callable[[], bool] = lambda: False,
     ) -> Iterator[int]:
-        """Let the features observe a step that was taken, a sequence a turn; yields how many of its lanes did.
+        """Let the features observe a step that was taken, a sequence a learner and turn; yields how many lanes did.
 
-        Of all lanes that is `share`, and none (but of the first sequence) once it is `late`: whole sequences first, and
-        the same from step to step, as far as they go on, whose features so stay whole. Whoever has ended meanwhile
-        learns no more.
+        Of all lanes that is `share`, and none (but of the first turn) once it is `late`: whole sequences first, and the
+        same from step to step, as far as they go on, whose features so stay whole. Whoever has ended meanwhile learns
+        no more.
         """
-        lanes = self.geometry.lanes
-        left = math.ceil(share * lanes * len(parts))
-        for i, part in enumerate(sorted(parts, key=lambda part: _scattered(part.sequence.id))):
-            watched = 0 if i and late() else min(left, lanes)
-            left -= watched
-            if self.holds(part.sequence) and (seen := self._observe(part, watched, epoch)):
-                yield seen
+        turn: list[tuple[LaneStep, int]] = []
+        for part, watched in self._share_out(parts, share, late):
+            suffices = not watched or self.room.suffices(part)
+            if not suffices:
+                # Room is made while nobody learns.
+                yield from self._observe(turn)
+            if not self.holds(part.sequence):
+                continue
+            part.sequence.stepped_at = epoch
+            if watched and (suffices or self.room.admit(self.sequences, part)):
+                turn.append((part, watched))
+            else:
+                part.sequence.observe(part, 0)
+                self.lanes_shed += self.geometry.lanes
+            if len(turn) == self.learners.threads:
+                yield from self._observe(turn)
+        yield from self._observe(turn)
         self.learned = max(self.learned, epoch)
         self.room.tidy(self.sequences, epoch)
 
-    def _observe(self, part: LaneStep, lanes: int, epoch: int) -> int:
-        part.sequence.stepped_at = epoch
-        pages = int(part.pages.max(initial=0)) + 1
-        watched = lanes if lanes and self.room.admit(self.sequences, part, pages) else 0
-        part.sequence.observe(part, watched)
-        self.lanes_shed += self.geometry.lanes - watched
-        return watched
+    def _share_out(
+        self, parts: Sequence[LaneStep], share: float, late: Callable[[], bool]
+    ) -> Iterator[tuple[LaneStep, int]]:
+        """Each part, and how many of its lanes are to be observed."""
+        left = math.ceil(share * self.geometry.lanes * len(parts))
+        for i, part in enumerate(sorted(parts, key=lambda part: _scattered(part.sequence.id))):
+            watched = 0 if i and late() else min(left, self.geometry.lanes)
+            left -= watched
+            yield part, watched
+
+    def _observe(self, turn: list[tuple[LaneStep, int]]) -> Iterator[int]:
+        if turn:
+            self.learners.observe(turn)
+            seen = sum(watched for _, watched in turn)
+            self.lanes_shed += len(turn) * self.geometry.lanes - seen
+            turn.clear()
+            yield seen
 
     def holds(self, sequence: SequenceState) -> bool:
         """Whether this very sequence goes on, as far as is known."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from hotset.daemon.config import DaemonConfig
 from hotset.daemon.connection import Connection
+from hotset.daemon.learners import ALONE, Learners
 from hotset.daemon.planner import Scorer
 from hotset.daemon.scorers import HeuristicScorer
 from hotset.daemon.session import Session
@@ -66,11 +67,12 @@ class Stage:
         self.stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def session(self, scorer: Scorer | None = None, **options: Any) -> Session:
+    def session(self, scorer: Scorer | None = None, learners: Learners = ALONE, **options: Any) -> Session:
         """Start one."""
         config = DaemonConfig(log_dir=self.folder, **options)
         connection = Connection(self.transport.connect(), "test")
-        made = Session(connection, config, lambda _silence: self.alive, scorer or HeuristicScorer())
+        scorer = scorer or HeuristicScorer()
+        made = Session(connection, config, lambda _silence: self.alive, scorer, learners=learners)
         self._threads.append(threading.Thread(target=made.run, args=(self.stop,)))
         self._threads[-1].start()
         return made
