@@ -31,7 +31,7 @@ def read_once() -> Iterator[None]:
         return Reader(path)
 
     theirs = gguf.GGUFReader, gguf.get_tensor_name_map
-    gguf.GGUFReader = lambda path: reader(Path(path))  # type: ignore[misc,assignment]
+    gguf.GGUFReader = lambda path, mode="r": reader(Path(path)) if mode == "r" else Reader(path, mode)  # type: ignore[misc,assignment]
     gguf.get_tensor_name_map = functools.cache(gguf.get_tensor_name_map)
     try:
         yield
