@@ -108,7 +108,7 @@ def test_threads_of_the_link_give_the_interpreter_up_soon_while_somebody_may_ste
     steering = LinkSteering(bench.link, lifetime=2)
     assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
     steering.close()
-    assert sys.getswitchinterval() == pytest.approx(before)
+    assert sys.getswitchinterval() == pytest.approx(before, abs=2e-6)  # Python keeps whole microseconds
 
 
 def test_a_plan_number_must_grow(bench: Bench) -> None:
