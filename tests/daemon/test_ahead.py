@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from small_state import LANES, PAGES, make_state, make_step, open_sequence
+from small_state import LANES, PAGES, churn, make_state, make_step
 
 from hotset.daemon.ahead import Ahead
 from hotset.daemon.budget import MovementBudget
@@ -243,16 +243,7 @@ def test_memory_stays_below_its_cap_at_every_step() -> None:
     one.step(make_step(one, 1))
     limit = int(2.6 * one.sequences[0].features.nbytes)
     state = make_state(sequences=0 + 4, room=Room(limit=limit, idle_steps=8))
-    rng = np.random.default_rng(0)
-    for epoch in range(1, 80):
-        who = sorted(rng.choice(4, 2, replace=False).tolist())
-        state.step(make_step(state, epoch, who))
-        assert state.room.used(state.sequences) <= limit
-        state.room.check_integrity(state.sequences)
-        if epoch % 20 == 0:
-            state.close(SequenceClose(sequence=epoch // 20 - 1, tokens=1, reason="x"))
-            open_sequence(state, epoch // 20 - 1)
-    assert state.room.compactions > 0
+    churn(state, limit, stepping=2)
     tiny = make_state(sequences=2, room=Room(limit=100))
     tiny.step(make_step(tiny, 1))
     assert tiny.room.used(tiny.sequences) <= 1000

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_state import LANES, PAGES, make_state, make_step, open_sequence
+from small_state import LANES, PAGES, churn, make_state, make_step
 
 from hotset.daemon import learners as learners_module
 from hotset.daemon import server
@@ -80,17 +80,7 @@ def test_memory_stays_below_its_cap(learners: Learners) -> None:
     one.step(make_step(one, 1))
     limit = int(3.6 * one.sequences[0].features.nbytes)
     state = make_state(6, Room(limit=limit, idle_steps=8), learners)
-    rng = np.random.default_rng(0)
-    for epoch in range(1, 80):
-        step = make_step(state, epoch, sorted(rng.choice(6, 3, replace=False).tolist()))
-        step.lengths[:] += epoch
-        state.step(step)
-        assert state.room.used(state.sequences) <= limit
-        state.room.check_integrity(state.sequences)
-        if epoch % 20 == 0:
-            state.close(SequenceClose(sequence=epoch // 20 - 1, tokens=1, reason="x"))
-            open_sequence(state, epoch // 20 - 1)
-    assert state.room.compactions > 0
+    churn(state, limit, stepping=3, grows=True)
 
 
 @pytest.mark.parametrize("who", [0, 1, 2])

@@ -21,7 +21,7 @@ def read_once() -> Iterator[None]:
     import gguf
 
     class Reader(gguf.GGUFReader):
-        """Slices plain arrays: those of a memory map take several times as long to make."""
+        """Slices plain arrays: those of a memory map take longer to make."""
 
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, np.asarray(value) if isinstance(value, np.memmap) else value)

@@ -9,7 +9,7 @@ import numpy as np
 from hotset.daemon.learners import ALONE, Learners
 from hotset.daemon.room import Room
 from hotset.daemon.state import SessionState
-from hotset.protos.messages import Geometry, SequenceOpen, Step
+from hotset.protos.messages import Geometry, SequenceClose, SequenceOpen, Step
 
 LANES, PAGES = 4, 40
 
@@ -33,6 +33,21 @@ def open_sequence(state: SessionState, number: int) -> None:
     state.open(
         SequenceOpen(sequence=number, prompt_tokens=4 * PAGES, groups=groups, generations=np.full(PAGES, 7, "<u4"))
     )
+
+
+def churn(state: SessionState, limit: int, stepping: int, grows: bool = False) -> None:
+    """79 steps of `stepping` sequences each, some replaced: at none do features hold more than `limit` bytes."""
+    rng, count = np.random.default_rng(0), len(state.sequences)
+    for epoch in range(1, 80):
+        step = make_step(state, epoch, sorted(rng.choice(count, stepping, replace=False).tolist()))
+        step.lengths[:] += epoch if grows else 0
+        state.step(step)
+        assert state.room.used(state.sequences) <= limit
+        state.room.check_integrity(state.sequences)
+        if epoch % 20 == 0:
+            state.close(SequenceClose(sequence=epoch // 20 - 1, tokens=1, reason="x"))
+            open_sequence(state, epoch // 20 - 1)
+    assert state.room.compactions > 0
 
 
 def make_step(state: SessionState, epoch: int, who: list[int] | None = None, **changes: Any) -> Step:
