@@ -96,11 +96,13 @@ class Plans(Listener):
                        until_tick=tick + 9, tell=lambda applied, rejected: None)  # fmt: skip
 
 
-@pytest.mark.parametrize(("steering", "most"), [(Steering, 2), (Listener, 3), (Plans, 21)])
+@pytest.mark.parametrize(("steering", "most"), [(Steering, 3), (Listener, 4), (Plans, 22)])
 def test_a_captured_step_launches_little_outside_its_graphs(
     steering: type[Steering], most: int, make_model: Callable[..., Any]
 ) -> None:
-    """Inputs go up, tokens and the record come down. The bounds are what was counted last: lower them.
+    """Inputs go up, tokens go to the next step and come down, as the record does.
+
+    The bounds are what was counted last: lower them.
 
     A plan is packed on the host (six of its ops), goes up in one copy, and is prefetched and committed.
     """

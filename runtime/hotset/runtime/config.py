@@ -37,6 +37,7 @@ class RuntimeConfig(BaseModel):
     lookahead_prefetch: Literal["learned", "bare", "off"] = "learned"
     tiered: Annotated[bool, Field(description="False: a GPU keeps everything in its memory, for comparison")] = True
     graphs: Annotated[bool, Field(description="on a GPU, replay whole steps from captured graphs")] = True
+    run_ahead: Annotated[bool, Field(description="on a GPU, launch a step before the last tokens are read")] = True
     plan_lifetime: Annotated[int, Field(ge=1, description="steps that a plan's values outlive its epoch")] = 16
 
     @classmethod

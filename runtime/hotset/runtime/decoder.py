@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hotset.protos.errors import CapacityError, ConfigError
+from hotset.protos.errors import CapacityError
 from hotset.protos.messages import StepStats
 from hotset.protos.transport import CurveKeys
 from hotset.runtime import events
@@ -157,7 +157,7 @@ class Decoder:
 
         Arguments as for `open`. Raises ConfigError for an empty prompt, CapacityError for one that never has room.
         """
-        request = _request(prompt, max_new_tokens, sampling, progress, keep, given)
+        request = Request.checked(prompt, max_new_tokens, sampling, progress, keep, given)
         needed, there = self.kv.groups_for(request.longest), len(self.kv.groups.references)
         if needed > there:
             raise CapacityError(f"a sequence of {request.longest} tokens needs {needed} page groups of {there}; "
@@ -181,10 +181,12 @@ class Decoder:
 
         Raises ConfigError for an empty prompt, CapacityError if no tier has room; nothing is kept then.
         """
-        return self._start(_request(prompt, max_new_tokens, sampling, progress, keep, given))
+        self.steps.drop()
+        return self._start(Request.checked(prompt, max_new_tokens, sampling, progress, keep, given))
 
     def fork(self, parent: Generation, *, max_new_tokens: int, sampling: Sampling | None = None) -> Generation:
         """Continue `parent` in a second sequence that shares its sealed pages; the next tokens may differ."""
+        self.steps.drop()
         sequence = self.kv.fork(parent.sequence)
         child = Generation(sequence, parent.prompt, max_new_tokens, Sampler(sampling or Sampling()))
         child.tokens = list(parent.tokens)
@@ -206,14 +208,13 @@ class Decoder:
     @torch.inference_mode()
     def _step(self) -> StepReport:
         start, before = time.perf_counter(), self._counts()
-        self.kv.manager.begin_step()
-        batch = self._begin_tokens()
-        self.scheduler.resize()
+        batch = self._begin_tokens(flying=self.steps.flying)
         self.steering.guide(self.ahead, self.epoch)
         tell = self.steering.attached
         tokens = self.steps.run(
-            batch, self._safe_point, lambda: self._end_tokens(batch), self._follow, epoch=self.epoch, tell=tell
-        )
+            batch, self._safe_point, lambda: self._end_tokens(batch), self._follow, lambda: self._goes_on(batch),
+            epoch=self.epoch, tell=tell,
+        )  # fmt: skip
         for generation, token in zip(batch, tokens, strict=True):
             generation.tokens.append(token)
         self.steps.finish()
@@ -225,7 +226,7 @@ class Decoder:
             self.steps.publish(self.steering, [g.sequence for g in batch], self.epoch, self._stats(report))
         else:
             self.kv.forget_changes()  # whoever attaches later asks for a snapshot
-        if self.steering.snapshot_wanted():
+        if self.steering.snapshot_wanted() and not self.steps.flying:
             self._send(events.snapshot(self.kv, self.epoch))
         self.epoch += 1
         self._retire()
@@ -233,6 +234,7 @@ class Decoder:
 
     def close(self) -> None:
         """End all sequences and give back memory, files and threads."""
+        self.steps.drop()
         for generation in list(self.scheduler.everybody()):
             self._finish(generation, "closed")
         self.steps.close()
@@ -245,9 +247,13 @@ class Decoder:
     def _schedule(self) -> bool:
         """Retire, pause, resume and admit until somebody runs; False if nobody is left."""
         self._retire()
+        if self.steps.flying and self.running:
+            self.steering.heed()
+            self.scheduler.go_on()
+            return True
+        self.steps.drop()
         while not self._turn():
-            scheduler = self.scheduler
-            if not scheduler.paused and not scheduler.waiting:
+            if not self.scheduler.paused and not self.scheduler.waiting:
                 return False
         return True
 
@@ -282,8 +288,10 @@ class Decoder:
         self._send(events.sequence_open(self.kv, sequence))
         self.kv.new_groups = [new for new in self.kv.new_groups if new[0] != sequence.id]
 
-    def _begin_tokens(self) -> list[Generation]:
+    def _begin_tokens(self, flying: bool) -> list[Generation]:
         """Give every running sequence a place for its next token; those that find none finish with 'capacity'."""
+        if not flying:  # else it has begun already, and no slot may move
+            self.kv.manager.begin_step()
         batch = []
         for generation in list(self.running):
             try:
@@ -293,11 +301,22 @@ class Decoder:
                 self._finish(generation, f"capacity: {error}")
         if not batch:
             raise CapacityError("no running sequence has room for another token; raise --max-tokens")
+        if not flying:
+            self.scheduler.resize()
         return batch
 
     def _end_tokens(self, batch: list[Generation]) -> None:
         self.kv.end_tokens([g.sequence for g in batch])
         self.kv.open_next([g.sequence for g in batch if len(g.tokens) + 1 < g.max_new_tokens])
+
+    def _goes_on(self, batch: list[Generation]) -> bool:
+        """See GoesOn: only an end of text is not foreseen, and a step that was launched can do without its sequence."""
+        return (
+            len(batch) == len(self.running)
+            and self.scheduler.steady()
+            and not self.steering.snapshot_wanted()
+            and all(len(g.tokens) + 1 < g.max_new_tokens and self.kv.has_place(g.sequence) for g in batch)
+        )
 
     def _send(self, message: Published) -> None:
         self.steps.send(self.steering, message)
@@ -379,16 +398,3 @@ class Decoder:
             device_model=self.ahead.heads.version if self.ahead else "",
             warming=self.steps.warming,
         )
-
-
-def _request(
-    prompt: list[int],
-    max_new_tokens: int,
-    sampling: Sampling | None,
-    progress: Callable[[int], None],
-    keep: PromptKV | None,
-    given: PromptKV | None,
-) -> Request:
-    if not prompt or max_new_tokens < 1:
-        raise ConfigError("a prompt needs at least one token, and max_new_tokens must be 1 or more")
-    return Request(prompt, max_new_tokens, sampling or Sampling(), progress, keep, given)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from hotset.protos.errors import ConfigError
 from hotset.runtime.groups import Sequence
 from hotset.runtime.sampling import Sampler, Sampling
 
@@ -45,6 +46,21 @@ class Request:
     keep: PromptKV | None = None
     given: PromptKV | None = None
     generation: Generation | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        prompt: list[int],
+        max_new_tokens: int,
+        sampling: Sampling | None,
+        progress: Callable[[int], None],
+        keep: PromptKV | None,
+        given: PromptKV | None,
+    ) -> Request:
+        """Raises ConfigError for an empty prompt, or if no token is wanted."""
+        if not prompt or max_new_tokens < 1:
+            raise ConfigError("a prompt needs at least one token, and max_new_tokens must be 1 or more")
+        return cls(prompt, max_new_tokens, sampling or Sampling(), progress, keep, given)
 
     @property
     def longest(self) -> int:

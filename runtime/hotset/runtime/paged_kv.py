@@ -109,6 +109,10 @@ class PagedKV:
                     raise
         sequence.length += 1
 
+    def has_place(self, sequence: Sequence) -> bool:
+        """Whether `begin_token` will only count."""
+        return sequence.length % self.page_size > 0 or sequence.next_group is not None
+
     def end_tokens(self, sequences: list[Sequence]) -> None:
         """The K and V of a token of each are written: seal the tails that are full now."""
         for sequence in sequences:

@@ -66,14 +66,19 @@ class Scheduler:
 
     def resize(self) -> None:
         """Between steps, once this step's tails are open: give the hot set what it was advised to have."""
-        slots = self.kv.manager.state.slots
-        wanted = slots if self.hot_slots is None else self.hot_slots
-        if self.hot_slots is not None or self.kv.manager.hot_slots() < slots:
-            self.kv.manager.resize(max(wanted, len(self.running) * self._selection))
+        if self.hot_slots is not None or self.kv.manager.hot_slots() < self.kv.manager.state.slots:
+            self.kv.manager.resize(self._wanted_slots)
+
+    def steady(self) -> bool:
+        """Whether those that run now go on as they are, by all that is known: nobody comes or goes, no slot moves."""
+        manager = self.kv.manager
+        hot, wanted = manager.hot_slots(), self._wanted_slots
+        sized = hot == wanted or (hot < wanted and manager.opens_next)
+        return sized and self._all_run()
 
     def turn(self) -> int:
         """Pause and resume sequences; returns how many waiting requests to admit now."""
-        if not self.paused and not self.waiting and len(self.running) <= self.admission.concurrency:
+        if self._all_run():
             self.admission.skip()  # as at most steps; the device waits for the answer
             return 0
         ids = [g.sequence.id for g in self.running]
@@ -89,6 +94,10 @@ class Scheduler:
         self.paused = [g for g in everybody if g.sequence.parked is not None]
         return admit
 
+    def go_on(self) -> None:
+        """A turn of those that ran, whose step has been launched: whoever else waits has to wait for the next."""
+        self.admission.skip()
+
     def add(self, generation: Generation) -> None:
         """A sequence has started; it pauses at once if as many run as can."""
         if generation.sequence.parked is None and len(self.running) >= self.admission.limit:
@@ -102,6 +111,14 @@ class Scheduler:
     def everybody(self) -> Iterator[Generation]:
         """All open sequences."""
         return iter([*self.running, *self.paused])
+
+    def _all_run(self) -> bool:
+        return not self.paused and not self.waiting and len(self.running) <= self.admission.concurrency
+
+    @property
+    def _wanted_slots(self) -> int:
+        wanted = self.kv.manager.state.slots if self.hot_slots is None else self.hot_slots
+        return max(wanted, len(self.running) * self._selection)
 
     def _fitting(self) -> int:
         """Waiting requests, from the first on, that have room to their end beside what is open."""

@@ -23,6 +23,8 @@ Stats = Callable[[], StepStats]
 """Makes what a step says of itself, from figures taken as it ended: whenever there is time, on any thread."""
 Follow = Callable[[int, float], None]
 """Take over a plan that has arrived for the step of this epoch, or that arrives in so many seconds."""
+GoesOn = Callable[[], bool]
+"""Whether the step to come is of the same sequences, as far as anybody can know before the tokens of this one."""
 
 
 class Steps(Protocol):
@@ -33,15 +35,34 @@ class Steps(Protocol):
     warming: bool
     """Whether the last step compiled or captured what later ones only run, so that its time tells nothing of them."""
 
+    @property
+    def flying(self) -> bool:
+        """Whether the next step has been launched: for those of the last, of whom some may have ended since.
+
+        Until it is run or dropped, nothing but ends of sequences may change who holds what.
+        """
+
     def run(
-        self, batch: list[Generation], safe_point: SafePoint, then: Then, follow: Follow, *, epoch: int, tell: bool
+        self,
+        batch: list[Generation],
+        safe_point: SafePoint,
+        then: Then,
+        follow: Follow,
+        goes_on: GoesOn,
+        *,
+        epoch: int,
+        tell: bool,
     ) -> list[int]:
         """The next token of each of `batch`, in step `epoch`. `tell`: the step will be published.
 
         `then` is called once K and V of the step are written, or will be before anything that is launched from there
         on: where a device computes, before its tokens are waited for. `follow` is called at safe points for this step,
-        or for the next one while a device computes this one, which then need not wait for it.
+        or for the next one while a device computes this one, which then need not wait for it. Where `goes_on` says so,
+        a device gets the next step then, too, and need not wait for the host between the two.
         """
+
+    def drop(self) -> None:
+        """Forget the step that has been launched, if one has; it is as if it had only moved pages."""
 
     def finish(self) -> None:
         """The tokens are in and full tails sealed: learn from the step and refill the reserve."""
@@ -65,7 +86,15 @@ class HostSteps:
         self.warming = False
 
     def run(
-        self, batch: list[Generation], safe_point: SafePoint, then: Then, follow: Follow, *, epoch: int, tell: bool
+        self,
+        batch: list[Generation],
+        safe_point: SafePoint,
+        then: Then,
+        follow: Follow,
+        goes_on: GoesOn,
+        *,
+        epoch: int,
+        tell: bool,
     ) -> list[int]:
         """See Steps."""
 
@@ -83,6 +112,14 @@ class HostSteps:
         )
         then()
         return [generation.sampler(row) for generation, row in zip(batch, logits, strict=True)]
+
+    @property
+    def flying(self) -> bool:
+        """See Steps."""
+        return False
+
+    def drop(self) -> None:
+        """See Steps."""
 
     def finish(self) -> None:
         """See Steps."""

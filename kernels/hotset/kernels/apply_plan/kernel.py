@@ -12,7 +12,8 @@ from hotset.kernels.state import FILLING as _FILLING
 from hotset.kernels.state import ResidencyState
 
 FILLING = tl.constexpr(_FILLING)
-BLOCK = 1024
+BLOCK = 256
+"""Each entry waits for five loads in a row, so many small programs are done first."""
 
 
 @triton.jit(do_not_specialize=["total", "groups", "lanes", "epoch_tick", "until_tick"])

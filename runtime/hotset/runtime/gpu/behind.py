@@ -70,14 +70,26 @@ class Behind:
         return self._record
 
 
+def leave_nothing(done: DevicePass) -> None:
+    """Behind a pass that was for nothing: what it moved counts, and the reserve is refilled, but nobody has used it."""
+    manager = done.manager
+    manager.count_layers(done.resolved)
+    _close_step(done)
+    manager.has_stepped(len(done.resolved))
+
+
+def _close_step(done: DevicePass) -> None:
+    done.manager.end_step()
+    # The log of evictions is the CPU backend's: nobody empties it here, and its count must not grow for ever.
+    done.manager.state.evicted_count.zero_()
+
+
 def _launch(done: DevicePass, changes: Changes, record: StepRecord | None) -> None:
     manager = done.manager
     manager.record(done.accessed(), None if record is None else record.accessed)
     manager.count_layers(done.resolved)
     manager.fold()
-    manager.end_step()
-    # The log of evictions is the CPU backend's: nobody empties it here, and its count must not grow for ever.
-    manager.state.evicted_count.zero_()
+    _close_step(done)
     if record is not None:
         changes.find(record.changed)
         record.counts.copy_(manager.counts)

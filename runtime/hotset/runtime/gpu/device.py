@@ -27,6 +27,8 @@ class Stream(Enum):
     """Prefetches that a step begins for its own later layers. They fork from the demand stream and join it again, so
     that a captured graph holds them; nothing else runs on it, as whatever did would be captured as well."""
     WRITE_BACK = "write-back"
+    PLANS = "plans"
+    """Plans come up on it beside a pass, and what became of them goes down; the demand stream runs their kernels."""
     EVENTS = "events"
     """Copies of what a step tells leave on it."""
 

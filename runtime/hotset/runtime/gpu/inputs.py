@@ -23,7 +23,8 @@ class StepInputs:
 
     def __init__(self, device: Device, rows: int, width: int, page_size: int) -> None:
         self._page_size = page_size
-        self._small = device.pinned((_ROWS, rows), torch.int32)
+        self._pair = [device.pinned((_ROWS, rows), torch.int32) for _ in range(2)]
+        """Filled in turn: one may still be on its way, for a pass that waits for the one before it."""
         self._table = device.pinned((rows, width), torch.int32).fill_(-1)
         self._on_device = torch.zeros(_ROWS, rows, dtype=torch.int32, device=device.place)
         groups = torch.full((rows, width), -1, dtype=torch.int32, device=device.place)
@@ -33,21 +34,25 @@ class StepInputs:
         self.batch = Batch(groups, pages, lengths)
         self._held: list[tuple[int, int]] = [(-1, 0)] * rows
 
-    def fill(self, batch: list[Generation], book: FeatureBook | None = None) -> None:
-        """Take the rows of a step; nothing may still read those of the step before."""
-        small, size = self._small.numpy(), self._page_size
+    def fill(self, batch: list[Generation], book: FeatureBook | None = None, *, onward: int = 0) -> None:
+        """Take the rows of a step, or those that come `onward` steps behind it, but for their tokens.
+
+        Nothing may still read those of two steps before.
+        """
+        self._pair.reverse()
+        small, size = self._pair[0].numpy(), self._page_size
         # The device waits for this: one array of all rows, and no write to an array for each.
         rows = []
         for generation in batch:
             sequence = generation.sequence
-            length, groups = sequence.length, sequence.groups
+            length, groups = sequence.length + onward, sequence.held
             place = (length - 1) % size
             rows.append((generation.tokens[-1], length - 1, len(groups), length, groups[-1], place, place + 1))
         small[:7, : len(batch)] = np.array(rows, np.int32).T
         small[:7, len(batch) :] = _PADDED
         if book is not None:
             small[7:] = book.clocks([g.sequence for g in batch], rows=small.shape[1])
-        self._on_device.copy_(self._small, non_blocking=True)
+        self._on_device.copy_(self._pair[0], non_blocking=True)
         if self._fill_table(batch):
             self.batch.groups.copy_(self._table, non_blocking=True)
 
@@ -55,10 +60,11 @@ class StepInputs:
         changed = False
         for row, generation in enumerate(batch):
             sequence = generation.sequence
-            now = (sequence.id, len(sequence.groups))
+            groups = sequence.held
+            now = (sequence.id, len(groups))
             if now != self._held[row]:
                 owner, held = self._held[row]
                 first = held if owner == sequence.id else 0
-                self._table.numpy()[row, first : now[1]] = sequence.groups[first:]
+                self._table.numpy()[row, first : now[1]] = groups[first:]
                 self._held[row], changed = now, True
         return changed

@@ -64,6 +64,12 @@ class DevicePass:
         )
         return Accessed(torch.stack(self.ids), torch.stack(self.scores), hit, prefetched, self.inputs.batch.groups)
 
+    def forget(self, rows: list[int]) -> None:
+        """What `rows` accessed is nobody's."""
+        where = self.manager.device.upload(torch.tensor(rows))
+        for ids in self.ids:
+            ids.index_fill_(0, where, -1)
+
     def replayed(self) -> list[torch.Tensor]:
         """See Replayed."""
         resolved = [part for r in self.resolved for part in (r.slots, r.hit, r.prefetched, r.miss_count)]

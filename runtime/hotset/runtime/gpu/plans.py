@@ -68,7 +68,7 @@ class DevicePlans:
         zeros = torch.zeros(FETCHES.stop, dtype=torch.int64)
         if manager.eager:
             fetches, zeros[NOT_STORED] = self._stored(*fetches)
-        counts, pages, generations, numbers, *fetch = upload_together(manager.device, zeros, *values, *fetches)
+        counts, pages, generations, numbers, *fetch = self._upload(zeros, *values, *fetches)
         if pages.numel():
             apply_plan(manager.state, pages, generations, numbers, epoch_tick=epoch_tick, until_tick=until_tick,
                        counts=counts[VALUES])  # fmt: skip
@@ -81,8 +81,10 @@ class DevicePlans:
         """Have `tell` called with `counts`, which `enter` gave."""
         device = self._manager.device
         there = device.pinned(tuple(counts.shape), torch.int64)
-        there.copy_(counts, non_blocking=True)
-        self._waiting.append((device.mark(Stream.DEMAND), there, tell))
+        device.wait(Stream.PLANS, device.mark(Stream.DEMAND))
+        with device.on(Stream.PLANS):
+            there.copy_(counts, non_blocking=True)
+        self._waiting.append((device.mark(Stream.PLANS), there, tell))
 
     def deliver(self) -> None:
         """Tell what has arrived."""
@@ -90,6 +92,15 @@ class DevicePlans:
             _, there, tell = self._waiting.pop(0)
             counts = there.tolist()
             tell(counts[VALUES.start] + counts[FETCHES.start], rejected_of(counts))
+
+    def _upload(self, *parts: torch.Tensor) -> list[torch.Tensor]:
+        """On a stream of its own, while the device computes; they are the demand stream's from here on."""
+        device = self._manager.device
+        with device.on(Stream.PLANS):
+            there = upload_together(device, *parts)
+        device.wait(Stream.DEMAND, device.mark(Stream.PLANS))
+        device.keep(there[0], Stream.DEMAND)  # the others are parts of the same memory
+        return there
 
     def _begin(self, pages: torch.Tensor, generations: torch.Tensor, counts: torch.Tensor) -> None:
         manager = self._manager

@@ -11,6 +11,7 @@ sequence numbers has a listener ask for a snapshot, as at any other high-water m
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -76,16 +77,19 @@ class Told:
         self._before: list[int] | None = None
         self._distance: list[int] | None = None
 
-    def fill(self, done: DevicePass, behind: Behind, sequences: int) -> None:
-        """Start copying what the last step left `behind`; of its rows the first `sequences` tell of one."""
+    def fill(self, done: DevicePass, behind: Behind, rows: Mapping[int, Sequence]) -> None:
+        """Start copying what the last step left `behind`; `rows` of its record tell of a sequence."""
         kinds = behind.kinds
         if self.host is None or self.host.kinds != kinds:
             self.host = StepRecord(kinds, self._ring.manager.device.pinned)
-        self._sequences = sequences
+        # The rows are the first ones, unless some of a pass have ended.
+        self._rows = slice(len(rows)) if len(rows) > max(rows) else list(rows)
+        # Arrays are made on the thread: the device may wait for the loop.
+        self._stood = [(s.id, s.length, s.step) for s in rows.values()]
         self._distance = None if done.ahead is None else done.ahead.distance
         self._copied: Event = behind.copy(self.host)
 
-    def describe(self, sequences: list[Sequence], epoch: int, stats: Stats, new: list[tuple[int, int, int]]) -> None:
+    def describe(self, epoch: int, stats: Stats, new: list[tuple[int, int, int]]) -> None:
         """What the host knows of the step; from here on the record is the thread's.
 
         Behind a gap the step's movement is what the device has counted since the host last heard of it, not since the
@@ -93,8 +97,6 @@ class Told:
         """
         self._before, self._ring.gap = (self._ring.manager.heard if self._ring.gap else None), False
         self._epoch, self._stats, self._new = epoch, stats, new
-        # Arrays are made on the thread: the device waits for the loop here.
-        self._stood = [(s.id, s.length, s.step - 1) for s in sequences]
 
     def message(self) -> Step | None:
         """On the thread: wait for the copy, make the message, give the record back. None if too much has changed."""
@@ -110,11 +112,10 @@ class Told:
             self._ring.give_back(self)
 
     def _make(self, host: StepRecord) -> Step:
-        told, lanes = host.accessed, self._sequences * self._ring.kv.lanes
+        told, lanes = host.accessed, len(self._stood) * self._ring.kv.lanes
         # The arrays of a message belong to the link, those of the record to the next step.
         candidates, scores, flags = (
-            part[: self._sequences].reshape(lanes, -1).clone().numpy()
-            for part in (told.candidates, told.scores, told.flags)
+            part[self._rows].reshape(lanes, -1).clone().numpy() for part in (told.candidates, told.scores, told.flags)
         )
         loaded, evicted = (
             pages[:count].clone().numpy()
@@ -143,7 +144,7 @@ class Told:
         if self._distance is None or host.ranks is None:
             return {}
         figures = host.figures.view(len(LayerFigure), -1).to(torch.int32, copy=True).numpy()
-        return {"by_layer": figures, **lookahead_ranks(self._distance, host.ranks[:, : self._sequences].clone())}
+        return {"by_layer": figures, **lookahead_ranks(self._distance, host.ranks[:, self._rows].clone())}
 
     def _completed(self, host: StepRecord) -> StepStats:
         """The stats, with what the device has counted since the step before."""

@@ -1,0 +1,238 @@
+"""Steps that a device gets before the last one's tokens are read: nothing that comes out of them may depend on it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from backend_kit import Listener, placed
+from gpu_kit import BASE, GPU_NAMES, PROMPTS, SMALLEST, Planner, decode, opened
+
+from hotset.protos.messages import Advice, SequenceClose, Snapshot
+from hotset.runtime.config import RuntimeConfig
+from hotset.runtime.decoder import Decoder, Generation
+from hotset.runtime.gpu.captured import WARM_UPS
+from hotset.runtime.sampling import Sampling
+
+STEPS = 26
+WARM = 2 * WARM_UPS + 2
+"""Steps after which those of this batch are captured, and what follows them."""
+WAYS = [True, False]
+
+
+def started(model: Any, backend: str, run_ahead: bool, stop: int | None = None, **options: Any) -> Decoder:
+    """Three sequences, which end where `stop` is their next token."""
+    given = {**placed(model, backend), "tokenizer": None if stop is None else SimpleNamespace(eos_token_id=stop)}
+    sizes = {**BASE, "hbm_pages": SMALLEST + 20, "run_ahead": run_ahead, **options}
+    decoder = Decoder(**given, config=RuntimeConfig.checked(**sizes))
+    for prompt in PROMPTS:
+        decoder.open(prompt, max_new_tokens=STEPS)
+    return decoder
+
+
+def flown(decoder: Decoder, steps: int) -> int:
+    """Of so many steps, as far as there is anything to decode, those that left the next one launched."""
+    found = 0
+    for _, _report in zip(range(steps), decoder.run(), strict=False):
+        decoder.kv.check_integrity()
+        found += decoder.steps.flying
+    return found
+
+
+def finished(decoder: Decoder, generations: list[Generation]) -> list[list[int]]:
+    """Their tokens; nothing is left of them in any tier."""
+    flown(decoder, 3 * STEPS)
+    kv = decoder.kv
+    assert not decoder.steps.flying
+    assert kv.groups.free_groups == len(kv.groups.references)
+    assert not kv.manager.resident_pages().numel()
+    assert not kv.manager._average.any(), "freed pages keep their heat"
+    decoder.close()
+    return [g.tokens for g in generations]
+
+
+@pytest.fixture(scope="module")
+def reference(model: Any) -> list[list[int]]:
+    return decode(opened(model, "inline", STEPS, tiered=False))
+
+
+def first_stop(reference: list[list[int]]) -> int:
+    """A token that ends one text in the middle, and no other before that."""
+    for place in range(WARM + 3, STEPS - 4):
+        token = reference[1][place]
+        if token not in reference[1][:place] and all(token not in other[: place + 2] for other in reference[::2]):
+            return token
+    raise AssertionError("every token comes twice")
+
+
+@pytest.mark.parametrize("backend", GPU_NAMES)
+def test_all_steps_of_a_batch_that_goes_on_are_launched_ahead_and_the_last_is_not(model: Any, backend: str) -> None:
+    decoder = started(model, backend, True)
+    flown(decoder, WARM)
+    # A tail opens beside the step before, so that steps fly past the end of a page, too.
+    assert flown(decoder, STEPS - WARM - 2) == STEPS - WARM - 2
+    assert flown(decoder, STEPS) == 0
+    decoder.close()
+
+
+@pytest.mark.parametrize("backend", GPU_NAMES)
+def test_tokens_and_messages_are_those_of_steps_that_wait(model: Any, backend: str) -> None:
+    tokens, told = [], []
+    for run_ahead in WAYS:
+        torch.manual_seed(0)  # of its plans
+        decoder, listener = started(model, backend, run_ahead), Planner()
+        generations, decoder.steering = list(decoder.running), listener
+        tokens.append(finished(decoder, generations))
+        told.append(listener.steps)
+    assert tokens[0] == tokens[1]
+    assert [step.epoch for step in told[0]] == list(range(STEPS - 1))
+    for one, other in zip(*told, strict=True):
+        assert (one.sequences, one.lengths.tolist()) == (other.sequences, other.lengths.tolist())
+        assert one.sequence_steps.tolist() == other.sequence_steps.tolist()
+        assert np.array_equal(one.candidates, other.candidates)
+        assert np.array_equal(one.scores, other.scores)
+        assert one.new_group.tolist() == other.new_group.tolist()
+        if backend == "inline":  # which of several pages of one value goes is open on a GPU
+            assert np.array_equal(one.flags, other.flags)
+            assert sorted(one.loaded) == sorted(other.loaded)
+            assert one.stats.demand_pages == other.stats.demand_pages
+
+
+@pytest.mark.parametrize("backend", GPU_NAMES)
+def test_a_text_that_ends_leaves_a_row_that_is_nobodys(model: Any, reference: list[list[int]], backend: str) -> None:
+    stop = first_stop(reference)
+    told, tokens = [], []
+    for run_ahead in WAYS:
+        decoder, listener = started(model, backend, run_ahead, stop), Listener()
+        generations, decoder.steering = list(decoder.running), listener
+        flying = False
+        while not generations[1].finished:
+            assert flown(decoder, 1) >= 0
+            flying = decoder.steps.flying
+        assert flying == run_ahead, "the row of the one that ended"
+        assert [g.finished for g in generations] == ["", "stop", ""]
+        tokens.append(finished(decoder, generations))
+        told.append(listener)
+    assert tokens[0] == tokens[1]
+    assert tokens[0][0][:12] == reference[0][:12]
+    assert tokens[0][1][-1] == stop
+    for one, other in zip(told[0].steps, told[1].steps, strict=True):
+        assert one.sequences == other.sequences
+        assert one.lengths.tolist() == other.lengths.tolist()
+        assert np.array_equal(one.candidates, other.candidates)
+        assert np.array_equal(one.scores, other.scores)
+    assert sum(len(step.sequences) == 2 for step in told[0].steps) > 2
+    closed = [[(m.sequence, m.tokens) for m in listener.heard if isinstance(m, SequenceClose)] for listener in told]
+    assert closed[0] == closed[1]
+
+
+@pytest.mark.parametrize("backend", GPU_NAMES)
+def test_a_step_for_nobody_is_dropped(model: Any, reference: list[list[int]], backend: str) -> None:
+    stop = first_stop(reference)
+    decoder = Decoder(
+        **{**placed(model, backend), "tokenizer": SimpleNamespace(eos_token_id=stop)},
+        config=RuntimeConfig.checked(**{**BASE, "max_sequences": 2, "hbm_pages": SMALLEST}),
+    )
+    only = decoder.open(PROMPTS[1], max_new_tokens=STEPS)
+    second = decoder.submit(PROMPTS[2], max_new_tokens=4)
+    while second.generation is None or not second.generation.finished:
+        flown(decoder, 1)
+    while not only.finished:
+        flown(decoder, 1)
+    assert only.finished == "stop"
+    assert decoder.steps.flying
+    assert finished(decoder, [only])[0][-1] == stop
+
+
+@pytest.mark.parametrize("backend", GPU_NAMES)
+def test_whoever_comes_between_two_steps_finds_them_apart(model: Any, backend: str) -> None:
+    """A fork, a prompt that starts at once, one that waits, advice to pause and to shrink the hot set."""
+    found, flights = [], []
+    for run_ahead in WAYS:
+        decoder = started(model, backend, run_ahead, max_sequences=6, max_tokens=400, hbm_pages=6 * (6 + 2 * 4) + 60)
+        generations = list(decoder.running)
+        flights.append(flown(decoder, WARM))
+        generations.append(decoder.fork(generations[0], max_new_tokens=9))
+        flights.append(flown(decoder, 6))
+        generations.append(decoder.open(PROMPTS[2][:9], max_new_tokens=12))
+        flights.append(flown(decoder, 3))
+        request = decoder.submit(PROMPTS[0][:19], max_new_tokens=12)
+        flights.append(flown(decoder, 2))
+        assert request.generation is not None
+        generations.append(request.generation)
+        decoder.scheduler.advise(Advice(number=1, concurrency=2, hot_slots=60))
+        flights.append(flown(decoder, 4))
+        assert len(decoder.scheduler.running) == 2
+        decoder.scheduler.advise(Advice(number=2))
+        found.append(finished(decoder, generations))
+    assert found[0] == found[1]
+    assert sum(flights[: len(flights) // 2]) >= 4
+    assert sum(flights[len(flights) // 2 :]) == 0
+
+
+@pytest.mark.parametrize("backend", GPU_NAMES)
+def test_advice_holds_from_the_step_behind_the_one_that_flies(model: Any, backend: str) -> None:
+    decoder = started(model, backend, True)
+    flown(decoder, WARM)
+    decoder.scheduler.advise(Advice(number=1, concurrency=1))
+    ran = []
+    for _ in range(3):
+        decoder.step()
+        ran.append(len(decoder.running))
+    assert ran == [3, 1, 1]
+    decoder.close()
+
+
+class Asking(Listener):
+    """Asks for a snapshot when told to, as a daemon does behind a gap."""
+
+    asks = False
+
+    def snapshot_wanted(self) -> bool:
+        return self.asks and not any(isinstance(message, Snapshot) for message in self.heard)
+
+
+@pytest.mark.parametrize("backend", GPU_NAMES)
+def test_a_snapshot_shows_the_pool_as_of_its_epoch(model: Any, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, listener = started(model, backend, True), Asking()
+    decoder.steering = listener
+    flown(decoder, WARM)
+    assert decoder.steps.flying
+    listener.asks = True
+    flown(decoder, 6)
+    monkeypatch.setattr(decoder, "_goes_on", lambda batch: False)
+    # Until a step that opens no tail behind its message.
+    while flown(decoder, 1) or any(g.sequence.next_group is not None for g in decoder.running):
+        pass
+    resident = set(decoder.kv.manager.resident_pages().tolist())
+    decoder.steps.close()
+    (at,) = (i for i, message in enumerate(listener.heard) if isinstance(message, Snapshot))
+    snapshot = listener.heard[at]
+    assert isinstance(snapshot, Snapshot)
+    steps = [step for step in listener.steps if step.epoch > snapshot.epoch]
+    assert steps, "it came too late to tell"
+    shown = set(snapshot.resident.tolist())
+    for step in steps:
+        shown = (shown | set(step.loaded.tolist())) - set(step.evicted.tolist())
+    assert shown == resident
+    decoder.close()
+
+
+@pytest.mark.parametrize("backend", ["cpu", *GPU_NAMES])
+@pytest.mark.parametrize(
+    "options", [{"run_ahead": False}, {"graphs": False}, {"lookahead": 1}, {"disk_dir": "here"}, {"sampled": True}]
+)
+def test_steps_that_cannot_be_foreseen_or_replayed_wait(
+    model: Any, backend: str, options: dict[str, Any], tmp_path: Any
+) -> None:
+    config = {**BASE, "max_sequences": 1, **options}
+    sampling = Sampling(temperature=1.0) if config.pop("sampled", False) else None
+    if "disk_dir" in options:
+        config |= {"disk_dir": tmp_path, "host_pages": 200}
+    decoder = Decoder(**placed(model, backend), config=RuntimeConfig.checked(**config))
+    decoder.open(PROMPTS[0], max_new_tokens=WARM + 4, sampling=sampling)
+    assert flown(decoder, WARM + 3) == 0
+    decoder.close()
