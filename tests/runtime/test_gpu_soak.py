@@ -6,6 +6,7 @@ On a GPU 20,000 steps; here, with the ops' references, as many as take a second.
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ OPTIONS: dict[str, Any] = {"page_size": 4, "selected": 6, "recent": 2, "max_sequ
 CHECK_EVERY = 500
 TURN = 120
 """Tokens that a sequence decodes before another takes its place: groups, frames and slots go from hand to hand."""
+STOP = 43
+"""Most texts come upon it before that, and end while their next step is under way."""
 
 
 class RandomPlans(Steering):
@@ -48,7 +51,8 @@ class RandomPlans(Steering):
 def decode(model: Any, backend: str, steps: int, plans: bool, **options: Any) -> list[list[int]]:
     """Sequences in three places for `steps` steps; tokens of all of them."""
     config = RuntimeConfig.checked(**{**OPTIONS, "max_tokens": 3 * (TURN + 80), **options})
-    decoder = Decoder(**placed(model, backend), config=config)
+    given = {**placed(model, backend), "tokenizer": SimpleNamespace(eos_token_id=STOP)}
+    decoder = Decoder(**given, config=config)
     if plans:
         groups = len(decoder.kv.groups.references)
         decoder.steering = RandomPlans(1, groups * decoder.kv.lanes, groups)
@@ -66,6 +70,7 @@ def decode(model: Any, backend: str, steps: int, plans: bool, **options: Any) ->
         assert isinstance(decoder.steering, RandomPlans)
         assert decoder.steering.applied > steps // 4
         assert decoder.kv.manager.moved.demand_pages > 3 * steps
+    assert sum(r.generation is not None and r.generation.finished == "stop" for r in requests) > steps // TURN
     tokens = [list(r.generation.tokens) for r in requests if r.generation is not None]
     decoder.close()
     return tokens
