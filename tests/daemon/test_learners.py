@@ -16,7 +16,7 @@ from small_state import LANES, PAGES, churn, make_state, make_step
 from hotset.daemon import learners as learners_module
 from hotset.daemon import server
 from hotset.daemon.config import DaemonConfig
-from hotset.daemon.learners import ALONE, Learners, default_threads, usable_cores
+from hotset.daemon.learners import ALONE, Learners, default_threads
 from hotset.daemon.room import Room
 from hotset.daemon.sequence import LaneStep, SequenceState
 from hotset.daemon.state import SessionState
@@ -151,26 +151,3 @@ def test_a_daemon_hands_them_to_its_sessions(tmp_path: Path, monkeypatch: pytest
 def test_as_many_as_the_cores_allow(cores: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learners_module, "usable_cores", lambda: cores)
     assert default_threads() == threads
-
-
-@pytest.mark.parametrize(
-    ("limits", "cores"),
-    [
-        ({}, 16),
-        ({"": "max 100000"}, 16),
-        ({"": "250000 100000"}, 2),
-        ({"a.slice/b.service": "max 100000", "a.slice": "450000 100000"}, 4),
-        ({"a.slice/b.service": "10000 100000", "other": "1 1"}, 1),
-        ({"a.slice": "6400000 100000"}, 16),
-    ],
-)
-def test_limits_of_control_groups_count(
-    limits: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(16)))
-    (tmp_path / "proc" / "self").mkdir(parents=True)
-    (tmp_path / "proc" / "self" / "cgroup").write_text("0::/a.slice/b.service\n")
-    for group, limit in limits.items():
-        (tmp_path / "groups" / group).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "groups" / group / "cpu.max").write_text(limit + "\n")
-    assert usable_cores(tmp_path / "proc", tmp_path / "groups") == cores

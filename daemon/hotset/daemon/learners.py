@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from pathlib import Path
 
 from hotset.daemon.config import CORES_A_LEARNER, MOST_LEARNERS
 from hotset.daemon.sequence import LaneStep
+from hotset.protos.cores import usable_cores
 
 
 def default_threads() -> int:
     """For the cores that this process may use."""
     return max(1, min(MOST_LEARNERS, usable_cores() // CORES_A_LEARNER))
-
-
-def usable_cores(processes: Path = Path("/proc"), control_groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """By affinity, and by what its control groups (version 2) may use of each period: a container's limit, a unit's."""
-    cores = float(len(os.sched_getaffinity(0)))
-    with contextlib.suppress(OSError):
-        own = (processes / "self" / "cgroup").read_text().rpartition("::")[2].strip().strip("/")
-        for group in (control_groups / own, *(control_groups / own).parents):
-            if group.is_relative_to(control_groups) and (limit := group / "cpu.max").exists():
-                quota, period = limit.read_text().split()
-                cores = min(cores, float("inf") if quota == "max" else int(quota) / int(period))
-    return max(1, int(cores))
 
 
 class Learners:

@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hotset.protos.cores import usable_cores
 from hotset.protos.errors import ConfigError
+
+FEW_CORES = 2
 
 
 class RuntimeConfig(BaseModel):
@@ -37,6 +40,9 @@ class RuntimeConfig(BaseModel):
     lookahead_prefetch: Literal["learned", "bare", "off"] = "learned"
     tiered: Annotated[bool, Field(description="False: a GPU keeps everything in its memory, for comparison")] = True
     graphs: Annotated[bool, Field(description="on a GPU, replay whole steps from captured graphs")] = True
+    step_threads: Annotated[
+        int | None, Field(ge=1, description="of a CPU's decode step; default: 1 of two cores, torch's of more")
+    ] = None
     run_ahead: Annotated[bool, Field(description="on a GPU, launch a step before the last tokens are read")] = True
     plan_lifetime: Annotated[int, Field(ge=1, description="steps that a plan's values outlive its epoch")] = 16
 
@@ -59,6 +65,14 @@ class RuntimeConfig(BaseModel):
         everything = self.groups * layers * kv_heads
         wanted = self.hbm_pages or max(int(everything * self.hbm_fraction), self.smallest_pool(layers, kv_heads))
         return min(everything, wanted)
+
+    @property
+    def threads(self) -> int | None:
+        """Threads that compute a decode step on a CPU, None for as many as torch has been told to use.
+
+        Each of its hundreds of small products waits for the slower one of two, which loses more than the second brings.
+        """
+        return self.step_threads or (1 if usable_cores() <= FEW_CORES else None)
 
     @property
     def running(self) -> int:

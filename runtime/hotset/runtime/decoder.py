@@ -91,7 +91,7 @@ class Decoder:
         self.ahead = Lookahead(self.kv, self.selector, model, padded=padded) if config.lookahead else None
         self.epoch = 0
         self._plan_seconds = 0.0
-        self.forward = Forward(model, rows=_ROWS if config.running > 1 else 1)
+        self.forward = Forward(model, rows=_ROWS if config.running > 1 else 1, threads=config.threads)
         self.steps: Steps = make_steps(self.kv, self.forward, self.selector, self.ahead)
         self._prefill = Prefill(self.kv, self.forward, self.selector)
         self.scheduler = Scheduler(self.kv, self._prefill.shared_pages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,18 +45,20 @@ class TieredCache(Cache):
 class Forward:
     """Forward passes of one model through a TieredCache."""
 
-    def __init__(self, model: Any, *, rows: int = 1) -> None:
-        """A decode step computes at least `rows` rows, the last ones for nothing."""
-        self.model, self._rows = model, rows
+    def __init__(self, model: Any, *, rows: int = 1, threads: int | None = None) -> None:
+        """A decode step computes at least `rows` rows, the last ones for nothing; on a CPU `threads` do it at most."""
+        self.model, self._rows, self._threads = model, rows, threads
         self._cache = TieredCache()
 
     def __call__(self, done: Pass, tokens: list[list[int]], positions: list[list[int]], seen: int) -> torch.Tensor:
         """Logits of the last token of each row, [B, vocabulary]; `seen` tokens came before, of the longest sequence."""
         device, count = self.model.device, len(tokens)
-        extra = max(0, self._rows - count) if isinstance(done, DecodePass) else 0
+        decodes = isinstance(done, DecodePass)
+        extra = max(0, self._rows - count) if decodes else 0
         ids = torch.tensor(tokens + extra * tokens[:1], device=device)
         places = torch.tensor(positions + extra * positions[:1], device=device)
-        return self.compute(done, ids, places, seen)[:count]
+        with _at_most(self._threads) if decodes and self._threads else contextlib.nullcontext():
+            return self.compute(done, ids, places, seen)[:count]
 
     def compute(self, done: Pass, tokens: torch.Tensor, positions: torch.Tensor, seen: int = 0) -> torch.Tensor:
         """The same of token ids and positions that are on the device, [B, T] int64 each, for all rows."""
@@ -70,6 +73,16 @@ class Forward:
         )
         logits: torch.Tensor = out.logits[:, -1]
         return logits
+
+
+@contextlib.contextmanager
+def _at_most(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(threads, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def hotset_attention(

@@ -72,7 +72,13 @@ def decode(
     graphs: Annotated[
         bool, typer.Option("--graphs/--no-graphs", help="on a GPU, replay whole steps from captured graphs")
     ] = True,
+    run_ahead: Annotated[
+        bool, typer.Option("--run-ahead/--no-run-ahead", help="on a GPU, launch a step before the last tokens are read")
+    ] = True,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads, 0 for torch's default")] = 0,
+    step_threads: Annotated[
+        int | None, typer.Option(min=1, help="of them, those of a decode step [default: 1 of two, all of more]")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """See HELP."""
@@ -109,6 +115,8 @@ def decode(
             "share_prefix": share_prefix,
             "prefill_chunk": prefill_chunk,
             "graphs": graphs,
+            "run_ahead": run_ahead,
+            "step_threads": step_threads,
             "link_gbps": link_gbps,
             "link_latency_us": link_latency_us,
             "lookahead": distance,
