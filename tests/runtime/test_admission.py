@@ -108,3 +108,14 @@ def test_whatever_is_advised_everybody_ends(seed: int) -> None:
 def test_a_limit_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         Admission(0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_full_is_when_a_turn_changes_nothing(seed: int) -> None:
+    """However many wait or are paused."""
+    draw = random.Random(seed)
+    admission = advised(draw.randint(1, 5), concurrency=draw.randint(1, 6))
+    admission.places = draw.randint(0, 6)
+    for running in range(1, 7):
+        turn = admission.turn(range(running), range(10, 13), 3)
+        assert admission.full(running) == (turn == (list(range(running)), 0))

@@ -179,6 +179,23 @@ def test_whoever_comes_between_two_steps_finds_them_apart(model: Any, backend: s
 
 
 @pytest.mark.parametrize("backend", GPU_NAMES)
+def test_whoever_has_to_wait_for_an_end_keeps_no_step_from_flying(model: Any, backend: str) -> None:
+    """As where more is asked for than can run, which is when a step counts most."""
+    found = []
+    for run_ahead in WAYS:
+        decoder = started(model, backend, run_ahead, max_sequences=6, max_running=3, max_tokens=400)
+        requests = [decoder.submit(prompt, max_new_tokens=8) for prompt in PROMPTS[:2]]
+        generations = list(decoder.running)
+        flown(decoder, WARM)
+        assert len(decoder.scheduler.waiting) == 2
+        assert flown(decoder, 10) == (10 if run_ahead else 0)
+        tokens = finished(decoder, generations)
+        found.append([*tokens, *(r.generation.tokens for r in requests if r.generation is not None)])
+    assert found[0] == found[1]
+    assert [len(tokens) for tokens in found[0]] == [STEPS] * 3 + [8] * 2
+
+
+@pytest.mark.parametrize("backend", GPU_NAMES)
 def test_advice_holds_from_the_step_behind_the_one_that_flies(model: Any, backend: str) -> None:
     decoder = started(model, backend, True)
     flown(decoder, WARM)

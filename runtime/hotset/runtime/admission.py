@@ -52,11 +52,10 @@ class Admission:
         """
         run = list(running[: self.concurrency])
         left = [*running[self.concurrency :], *paused]
-        most = min(self.concurrency, max(self.places, 1))
-        while left and len(run) < most:
+        while left and len(run) < self._most:
             run.append(left.pop(self._next(left, run)))
         self.skip()
-        room = max(0, most - len(run))
+        room = max(0, self._most - len(run))
         paced = not run or self._since_admission is None or self._since_admission >= self.admit_every
         # Unpaced, a step may fill every free place at once.
         admit = min(waiting, room if self.admit_every == 1 else min(room, 1)) if paced else 0
@@ -64,10 +63,18 @@ class Admission:
             self._since_admission = 0
         return Turn(run, admit)
 
+    def full(self, running: int) -> bool:
+        """Whether a turn changes nothing while so many go on, whoever else is paused or waits."""
+        return self._most <= running <= self.concurrency
+
     def skip(self) -> None:
         """A turn at which everybody open runs on and nobody waits."""
         if self._since_admission is not None:
             self._since_admission += 1
+
+    @property
+    def _most(self) -> int:
+        return min(self.concurrency, max(self.places, 1))
 
     def _next(self, left: Sequence[int], run: Collection[int]) -> int:
         """Place in `left` of who should join `run`."""

@@ -74,7 +74,7 @@ class Scheduler:
         manager = self.kv.manager
         hot, wanted = manager.hot_slots(), self._wanted_slots
         sized = hot == wanted or (hot < wanted and manager.opens_next)
-        return sized and self._all_run()
+        return sized and (self._all_run() or self.admission.full(len(self.running)))
 
     def turn(self) -> int:
         """Pause and resume sequences; returns how many waiting requests to admit now."""
