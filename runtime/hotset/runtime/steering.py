@@ -16,7 +16,7 @@ from hotset.runtime.residency import ResidencyManager
 _KEPT_TICKS = 64
 SWITCH_SECONDS = 1e-4
 """That a thread of the link may keep the interpreter while the decode loop wants it. Python's own 5 ms are more than a
-step of a small model on a GPU takes, and the device waits for the loop between two steps."""
+step of a small model on a GPU takes, in which the loop has to launch what follows, and often the next step."""
 
 
 class Steering:

@@ -41,7 +41,7 @@ class StepInputs:
         """
         self._pair.reverse()
         small, size = self._pair[0].numpy(), self._page_size
-        # The device waits for this: one array of all rows, and no write to an array for each.
+        # The device may wait for this: one array of all rows, and no write to an array for each.
         rows = []
         for generation in batch:
             sequence = generation.sequence
