@@ -1,7 +1,7 @@
 """What the host does in a decode step of a device, part by part: where it begins, what it takes, and on which thread.
 
-Beside a pass the host has time until its tokens come. Where the next pass has not been launched by then, the device waits
-until it is. Parts of other threads want the interpreter, so they make those of the loop longer.
+Beside a pass the host has time until its tokens come. Where the next pass has not been launched by then, the device
+waits until it is. Parts of other threads want the interpreter, so they make those of the loop longer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Messages leave on a thread, in the order in which they were put; a step's waits there until its copies have come.
 
 The copies come just as the decode loop has the step's tokens and, where the next pass is not launched yet, is about to
-launch it, while the device waits. Whoever wakes there takes the interpreter from the loop, so it holds back what it puts
-until it has done what it can beside the pass.
+launch it, while the device waits. Whoever wakes there takes the interpreter from the loop, so it holds back what it
+puts until it has done what it can beside the pass.
 """
 
 from __future__ import annotations
