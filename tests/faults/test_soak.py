@@ -24,7 +24,7 @@ WITHIN = 1200.0
 ROW_STEPS = 500
 """Steps of the trace that is played over and over, each time as new sequences."""
 FULL = STEPS >= 50_000
-GROWTH = {"engine": 2 << 20, "daemon": (4 if FULL else 24) << 20}
+GROWTH = {"engine": 2 << 20, "daemon": (4 if FULL else 64) << 20}
 """Bytes by which the memory of two parts of a steady state may differ; a short run of the daemon's is none yet."""
 BEGIN = STEPS // 10 if FULL else 2 * STEPS // 5
 """Steps after which nothing should grow."""
