@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from backend_kit import placed
 
+from hotset.kernels.held import held_level
 from hotset.protos.errors import CapacityError
 from hotset.protos.messages import Advice
 from hotset.runtime.config import RuntimeConfig
 from hotset.runtime.decoder import Decoder
 from hotset.runtime.generation import Generation
+from hotset.runtime.gpu.captured import WARM_UPS
 from hotset.runtime.groups import Sequence
 
 PAGE, LANES = 4, 6
@@ -103,11 +105,35 @@ def test_where_no_group_is_left_the_step_itself_says_so(model: Any) -> None:
     decoder.close()
 
 
-def test_where_slots_are_held_the_host_would_wait_so_none_is_opened(model: Any, expected: list[int]) -> None:
+def test_where_slots_are_held_a_tail_takes_the_place_of_a_sealed_one(model: Any, expected: list[int]) -> None:
+    """For more than that held slots are needed, whose choice the host would wait for."""
     decoder, generation = opened(model)
     decoder.scheduler.advise(Advice(number=1, hot_slots=40))
+    kv, sequence = decoder.kv, generation.sequence
     decoder.step()
-    assert not is_open(decoder, generation.sequence)
+    assert is_open(decoder, sequence)
+    assert kv.manager.hot_slots() == 40
+    held = held_level(kv.manager.state)
+    assert held == 60 - 40 - LANES
+    group, sequence.next_group = sequence.next_group, None
+    kv.open_next([sequence])
+    assert sequence.next_group is None
+    sequence.next_group = group
+    for _ in range(PAGE):
+        decoder.step()
+        assert (kv.manager.hot_slots(), held_level(kv.manager.state)) == (40, held)
+    assert finished(decoder, generation) == expected
+
+
+def test_steps_fly_where_slots_are_held(model: Any, expected: list[int]) -> None:
+    decoder, generation = opened(model)
+    decoder.scheduler.advise(Advice(number=1, hot_slots=40))
+    flown = []
+    while not generation.finished:
+        decoder.step()
+        decoder.kv.check_integrity()
+        flown.append(decoder.steps.flying)
+    assert sum(flown) == len(expected) - 1 - 1 - WARM_UPS
     assert finished(decoder, generation) == expected
 
 

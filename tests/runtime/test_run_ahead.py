@@ -208,6 +208,29 @@ def test_advice_holds_from_the_step_behind_the_one_that_flies(model: Any, backen
     decoder.close()
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("backend", GPU_NAMES)
+def test_advice_at_any_time_changes_no_token(model: Any, backend: str, seed: int) -> None:
+    """Sequences pause and go on, slots are held and given back, steps fly or do not, and a text ends in between."""
+    reference, draw = reference_of(model, backend), np.random.default_rng(seed)
+    pool, flights = SMALLEST + 100, 0
+    decoder = started(model, backend, True, first_stop(reference), max_running=3, hbm_pages=pool)
+    generations = list(decoder.running)
+    flown(decoder, WARM)
+    while any(not generation.finished for generation in generations):
+        if draw.random() < 0.25:
+            slots = [None, 1, int(draw.integers(1, pool)), 1 << 30][draw.integers(4)]
+            decoder.scheduler.advise(Advice(number=1, concurrency=int(draw.integers(1, 5)), hot_slots=slots))
+        flights += flown(decoder, 1)
+    assert flights > 5
+    decoder.scheduler.advise(Advice(number=2))
+    tokens = finished(decoder, generations)
+    assert tokens[1] == reference[1][: len(tokens[1])]
+    assert [generation.finished for generation in generations][1] == "stop"
+    for one, other in zip(tokens, reference, strict=True):
+        assert one[: len(other)] == other[: len(one)]
+
+
 class Asking(Listener):
     """Asks for a snapshot when told to, until it comes, as a daemon does behind a gap."""
 

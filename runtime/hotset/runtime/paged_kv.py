@@ -125,9 +125,9 @@ class PagedKV:
 
         Groups or slots that are not to be had now may be had by `begin_token`.
         """
-        if not self.manager.opens_next:
-            return
         wanting = [s for s in sequences if s.length % self.page_size == 0][: self.groups.free_groups]
+        if not self.manager.opens_next(len(wanting)):
+            return
         groups = [self.groups.allocate() for _ in wanting]
         try:
             self.manager.open_tails(groups)

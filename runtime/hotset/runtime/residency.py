@@ -97,9 +97,8 @@ class ResidencyManager:
 
     # Tails: pinned from their first token until they are sealed.
 
-    @property
-    def opens_next(self) -> bool:
-        """Whether tails should be opened while a step computes, for the next one, which then waits less."""
+    def opens_next(self, tails: int) -> bool:
+        """Whether so many tails should be opened while a step computes, for the next one, which then waits less."""
         return False
 
     def open_tails(self, groups: list[int]) -> None:

@@ -26,6 +26,8 @@ class Scheduler:
         self.running: list[Generation] = []
         self.paused: list[Generation] = []
         self.hot_slots: int | None = None
+        self._sized = -1
+        """Slots that the hot set was last given, or as many as there were"""
         self._selection = kv.shape.kv_heads * kv.config.selected
 
     @property
@@ -66,14 +68,13 @@ class Scheduler:
 
     def resize(self) -> None:
         """Between steps, once this step's tails are open: give the hot set what it was advised to have."""
+        self._sized = self._wanted_slots
         if self.hot_slots is not None or self.kv.manager.hot_slots() < self.kv.manager.state.slots:
-            self.kv.manager.resize(self._wanted_slots)
+            self.kv.manager.resize(self._sized)
 
     def steady(self) -> bool:
         """Whether those that run now go on as they are, by all that is known: nobody comes or goes, no slot moves."""
-        manager = self.kv.manager
-        hot, wanted = manager.hot_slots(), self._wanted_slots
-        sized = hot == wanted or (hot < wanted and manager.opens_next)
+        sized = self._sized == self._wanted_slots >= self.kv.manager.hot_slots()
         return sized and (self._all_run() or self.admission.full(len(self.running)))
 
     def turn(self) -> int:

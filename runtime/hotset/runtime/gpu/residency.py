@@ -67,7 +67,7 @@ class DeviceResidency(ResidencyManager):
         self._plans = DevicePlans(self)
         self._generation = [0] * groups
         self._tails: set[int] = set()
-        self._held, self._tick, self._tick_open = 0, 0, False
+        self._held, self._wanted, self._tick, self._tick_open = 0, 0, 0, False
         self.ticks_ahead = 0  # of a step that was launched before the last one's tokens were read
         self.heard = [0] * COUNTS
         """`counts` as of the last step's answer"""
@@ -90,19 +90,18 @@ class DeviceResidency(ResidencyManager):
 
     # Tails.
 
-    @property
-    def opens_next(self) -> bool:
-        """See ResidencyManager."""
-        return not self._held
+    def opens_next(self, tails: int) -> bool:
+        """See ResidencyManager: as many as were sealed, if slots are held, for whose choice the host would wait."""
+        return not self._held or self.hot_slots() - tails * self.lanes >= self._wanted
 
     def open_tails(self, groups: list[int]) -> None:
-        """See ResidencyManager. Where slots are held, as advice asks, the host waits for the choice of slots."""
+        """See ResidencyManager. More than were sealed take held slots, and the host waits for the choice of them."""
         if not groups:
             return
         needed = len(groups) * self.lanes
         self._ensure_evictable(needed)
         self.make_way(needed)
-        if self._held:
+        if not self.opens_next(len(groups)):
             super().open_tails(groups)
             self._held = held_level(self.state)
         else:
@@ -170,7 +169,7 @@ class DeviceResidency(ResidencyManager):
 
     def resize(self, wanted: int) -> None:
         """See ResidencyManager. The host waits where slots change hands, which advice alone brings about."""
-        before = self.hot_slots()
+        before, self._wanted = self.hot_slots(), wanted
         if before > wanted:
             hold_slots(self.state, before - wanted, self.policy)
             self._held = held_level(self.state)
