@@ -125,15 +125,15 @@ def test_where_slots_are_held_a_tail_takes_the_place_of_a_sealed_one(model: Any,
     assert finished(decoder, generation) == expected
 
 
-def test_steps_fly_where_slots_are_held(model: Any, expected: list[int]) -> None:
+def test_steps_are_launched_ahead_where_slots_are_held(model: Any, expected: list[int]) -> None:
     decoder, generation = opened(model)
     decoder.scheduler.advise(Advice(number=1, hot_slots=40))
-    flown = []
+    ahead = []
     while not generation.finished:
         decoder.step()
         decoder.kv.check_integrity()
-        flown.append(decoder.steps.flying)
-    assert sum(flown) == len(expected) - 1 - 1 - WARM_UPS
+        ahead.append(decoder.steps.launched)
+    assert sum(ahead) == len(expected) - 1 - 1 - WARM_UPS
     assert finished(decoder, generation) == expected
 
 

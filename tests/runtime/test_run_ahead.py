@@ -34,20 +34,20 @@ def started(model: Any, backend: str, run_ahead: bool, stop: int | None = None, 
     return decoder
 
 
-def flown(decoder: Decoder, steps: int) -> int:
+def launches(decoder: Decoder, steps: int) -> int:
     """Of so many steps, as far as there is anything to decode, those that left the next one launched."""
     found = 0
     for _, _report in zip(range(steps), decoder.run(), strict=False):
         decoder.kv.check_integrity()
-        found += decoder.steps.flying
+        found += decoder.steps.launched
     return found
 
 
 def finished(decoder: Decoder, generations: list[Generation]) -> list[list[int]]:
     """Their tokens; nothing is left of them in any tier."""
-    flown(decoder, 3 * STEPS)
+    launches(decoder, 3 * STEPS)
     kv = decoder.kv
-    assert not decoder.steps.flying
+    assert not decoder.steps.launched
     assert kv.groups.free_groups == len(kv.groups.references)
     assert not kv.manager.resident_pages().numel()
     assert not kv.manager._average.any(), "freed pages keep their heat"
@@ -73,10 +73,10 @@ def first_stop(reference: list[list[int]]) -> int:
 @pytest.mark.parametrize("backend", GPU_NAMES)
 def test_all_steps_of_a_batch_that_goes_on_are_launched_ahead_and_the_last_is_not(model: Any, backend: str) -> None:
     decoder = started(model, backend, True)
-    flown(decoder, WARM)
-    # A tail opens beside the step before, so that steps fly past the end of a page, too.
-    assert flown(decoder, STEPS - WARM - 2) == STEPS - WARM - 2
-    assert flown(decoder, STEPS) == 0
+    launches(decoder, WARM)
+    # A tail opens beside the step before, so that steps are launched past the end of a page, too.
+    assert launches(decoder, STEPS - WARM - 2) == STEPS - WARM - 2
+    assert launches(decoder, STEPS) == 0
     decoder.close()
 
 
@@ -111,11 +111,11 @@ def test_a_text_that_ends_leaves_a_row_that_is_nobodys(model: Any, backend: str)
     for run_ahead in WAYS:
         decoder, listener = started(model, backend, run_ahead, stop), Listener()
         generations, decoder.steering = list(decoder.running), listener
-        flying = False
+        launched = False
         while not generations[1].finished:
-            assert flown(decoder, 1) >= 0
-            flying = decoder.steps.flying
-        assert flying == run_ahead, "the row of the one that ended"
+            assert launches(decoder, 1) >= 0
+            launched = decoder.steps.launched
+        assert launched == run_ahead, "the row of the one that ended"
         assert [g.finished for g in generations] == ["", "stop", ""]
         tokens.append(finished(decoder, generations))
         told.append(listener)
@@ -142,53 +142,53 @@ def test_a_step_for_nobody_is_dropped(model: Any, backend: str) -> None:
     only = decoder.open(PROMPTS[1], max_new_tokens=STEPS)
     second = decoder.submit(PROMPTS[2], max_new_tokens=4)
     while second.generation is None or not second.generation.finished:
-        flown(decoder, 1)
+        launches(decoder, 1)
     while not only.finished:
-        flown(decoder, 1)
+        launches(decoder, 1)
     assert only.finished == "stop"
-    assert decoder.steps.flying
+    assert decoder.steps.launched
     assert finished(decoder, [only])[0][-1] == stop
 
 
 @pytest.mark.parametrize("backend", GPU_NAMES)
 def test_whoever_comes_between_two_steps_finds_them_apart(model: Any, backend: str) -> None:
     """A fork, a prompt that starts at once, one that waits, advice to pause and to shrink the hot set."""
-    found, flights = [], []
+    found, ahead = [], []
     for run_ahead in WAYS:
         # No more than four run, so that all steps have as many rows, padded ones counted, and round alike.
         sizes = {"max_sequences": 6, "max_running": 4, "max_tokens": 400, "hbm_pages": 6 * (6 + 2 * 4) + 60}
         decoder = started(model, backend, run_ahead, **sizes)
         generations = list(decoder.running)
-        flights.append(flown(decoder, WARM))
+        ahead.append(launches(decoder, WARM))
         generations.append(decoder.fork(generations[0], max_new_tokens=9))
-        flights.append(flown(decoder, 6))
+        ahead.append(launches(decoder, 6))
         generations.append(decoder.open(PROMPTS[2][:9], max_new_tokens=12))
-        flights.append(flown(decoder, 3))
+        ahead.append(launches(decoder, 3))
         request = decoder.submit(PROMPTS[0][:19], max_new_tokens=12)
-        flights.append(flown(decoder, 2))
+        ahead.append(launches(decoder, 2))
         decoder.scheduler.advise(Advice(number=1, concurrency=2, hot_slots=60))
-        flights.append(flown(decoder, 4))
+        ahead.append(launches(decoder, 4))
         assert len(decoder.scheduler.running) == 2
         decoder.scheduler.advise(Advice(number=2))
         found.append(finished(decoder, generations))
         assert request.generation is not None
         found[-1].append(request.generation.tokens)
     assert found[0] == found[1]
-    assert sum(flights[: len(flights) // 2]) >= 4
-    assert sum(flights[len(flights) // 2 :]) == 0
+    assert sum(ahead[: len(ahead) // 2]) >= 4
+    assert sum(ahead[len(ahead) // 2 :]) == 0
 
 
 @pytest.mark.parametrize("backend", GPU_NAMES)
-def test_whoever_has_to_wait_for_an_end_keeps_no_step_from_flying(model: Any, backend: str) -> None:
+def test_whoever_has_to_wait_for_an_end_keeps_no_step_from_launched(model: Any, backend: str) -> None:
     """As where more is asked for than can run, which is when a step counts most."""
     found = []
     for run_ahead in WAYS:
         decoder = started(model, backend, run_ahead, max_sequences=6, max_running=3, max_tokens=400)
         requests = [decoder.submit(prompt, max_new_tokens=8) for prompt in PROMPTS[:2]]
         generations = list(decoder.running)
-        flown(decoder, WARM)
+        launches(decoder, WARM)
         assert len(decoder.scheduler.waiting) == 2
-        assert flown(decoder, 10) == (10 if run_ahead else 0)
+        assert launches(decoder, 10) == (10 if run_ahead else 0)
         tokens = finished(decoder, generations)
         found.append([*tokens, *(r.generation.tokens for r in requests if r.generation is not None)])
     assert found[0] == found[1]
@@ -196,9 +196,9 @@ def test_whoever_has_to_wait_for_an_end_keeps_no_step_from_flying(model: Any, ba
 
 
 @pytest.mark.parametrize("backend", GPU_NAMES)
-def test_advice_holds_from_the_step_behind_the_one_that_flies(model: Any, backend: str) -> None:
+def test_advice_holds_from_the_step_behind_the_one_that_was_launched(model: Any, backend: str) -> None:
     decoder = started(model, backend, True)
-    flown(decoder, WARM)
+    launches(decoder, WARM)
     decoder.scheduler.advise(Advice(number=1, concurrency=1))
     ran = []
     for _ in range(3):
@@ -211,18 +211,18 @@ def test_advice_holds_from_the_step_behind_the_one_that_flies(model: Any, backen
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("backend", GPU_NAMES)
 def test_advice_at_any_time_changes_no_token(model: Any, backend: str, seed: int) -> None:
-    """Sequences pause and go on, slots are held and given back, steps fly or do not, and a text ends in between."""
+    """Sequences pause and go on, slots are held and given back, steps go ahead or wait, and a text ends in between."""
     reference, draw = reference_of(model, backend), np.random.default_rng(seed)
-    pool, flights = SMALLEST + 100, 0
+    pool, ahead = SMALLEST + 100, 0
     decoder = started(model, backend, True, first_stop(reference), max_running=3, hbm_pages=pool)
     generations = list(decoder.running)
-    flown(decoder, WARM)
+    launches(decoder, WARM)
     while any(not generation.finished for generation in generations):
         if draw.random() < 0.25:
             slots = [None, 1, int(draw.integers(1, pool)), 1 << 30][draw.integers(4)]
             decoder.scheduler.advise(Advice(number=1, concurrency=int(draw.integers(1, 5)), hot_slots=slots))
-        flights += flown(decoder, 1)
-    assert flights > 5
+        ahead += launches(decoder, 1)
+    assert ahead > 5
     decoder.scheduler.advise(Advice(number=2))
     tokens = finished(decoder, generations)
     assert tokens[1] == reference[1][: len(tokens[1])]
@@ -244,13 +244,13 @@ class Asking(Listener):
 def test_a_snapshot_shows_the_pool_as_of_its_epoch(model: Any, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, listener = started(model, backend, True), Asking()
     decoder.steering = listener
-    flown(decoder, WARM)
-    assert decoder.steps.flying
+    launches(decoder, WARM)
+    assert decoder.steps.launched
     listener.asks = True
-    flown(decoder, 6)
+    launches(decoder, 6)
     monkeypatch.setattr(decoder, "_goes_on", lambda batch: False)
     # Until a step that opens no tail behind its message.
-    while flown(decoder, 1) or any(g.sequence.next_group is not None for g in decoder.running):
+    while launches(decoder, 1) or any(g.sequence.next_group is not None for g in decoder.running):
         pass
     resident = set(decoder.kv.manager.resident_pages().tolist())
     decoder.steps.close()
@@ -277,5 +277,5 @@ def test_steps_that_cannot_be_foreseen_or_replayed_wait(
         config |= {"disk_dir": tmp_path, "host_pages": 200}
     decoder = Decoder(**placed(model, backend), config=RuntimeConfig.checked(**config))
     decoder.open(PROMPTS[0], max_new_tokens=WARM + 4, sampling=sampling)
-    assert flown(decoder, WARM + 3) == 0
+    assert launches(decoder, WARM + 3) == 0
     decoder.close()

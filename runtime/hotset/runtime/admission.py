@@ -68,7 +68,7 @@ class Admission:
         return self._most <= running <= self.concurrency
 
     def skip(self) -> None:
-        """A turn at which everybody open runs on and nobody waits."""
+        """A turn at which those that run go on and nobody joins them."""
         if self._since_admission is not None:
             self._since_admission += 1
 

@@ -11,6 +11,7 @@ from hotset.protos.cores import usable_cores
 from hotset.protos.errors import ConfigError
 
 FEW_CORES = 2
+"""With which one thread computes a decode step."""
 
 
 class RuntimeConfig(BaseModel):
@@ -70,7 +71,7 @@ class RuntimeConfig(BaseModel):
     def threads(self) -> int | None:
         """Threads that compute a decode step on a CPU, None for as many as torch has been told to use.
 
-        Each of its hundreds of small products waits for the slower one of two, which loses more than the second brings.
+        Between its many small products two threads wait for each other, and lose more than the second brings.
         """
         return self.step_threads or (1 if usable_cores() <= FEW_CORES else None)
 

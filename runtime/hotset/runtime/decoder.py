@@ -32,7 +32,7 @@ from hotset.runtime.scheduler import Scheduler
 from hotset.runtime.selectors import SELECTORS
 from hotset.runtime.steering import LinkSteering, Steering
 from hotset.runtime.stepping import make_steps
-from hotset.runtime.steps import Stats, Steps
+from hotset.runtime.steps import Hooks, Stats, Steps
 
 _ROWS = 4
 """Rows of a decode step at least, where more than one sequence may run: with fewer, matrix products on a CPU take
@@ -208,13 +208,11 @@ class Decoder:
     @torch.inference_mode()
     def _step(self) -> StepReport:
         start, before = time.perf_counter(), self._counts()
-        batch = self._begin_tokens(flying=self.steps.flying)
+        batch = self._begin_tokens(launched=self.steps.launched)
         self.steering.guide(self.ahead, self.epoch)
         tell = self.steering.attached
-        tokens = self.steps.run(
-            batch, self._safe_point, lambda: self._end_tokens(batch), self._follow, lambda: self._goes_on(batch),
-            epoch=self.epoch, tell=tell,
-        )  # fmt: skip
+        hooks = Hooks(self._safe_point, lambda: self._end_tokens(batch), self._follow, lambda: self._goes_on(batch))
+        tokens = self.steps.run(batch, hooks, epoch=self.epoch, tell=tell)
         for generation, token in zip(batch, tokens, strict=True):
             generation.tokens.append(token)
         self.steps.finish()
@@ -226,7 +224,7 @@ class Decoder:
             self.steps.publish(self.steering, [g.sequence for g in batch], self.epoch, self._stats(report))
         else:
             self.kv.forget_changes()  # whoever attaches later asks for a snapshot
-        if self.steering.snapshot_wanted() and not self.steps.flying:
+        if self.steering.snapshot_wanted() and not self.steps.launched:
             self._send(events.snapshot(self.kv, self.epoch))
         self.epoch += 1
         self._retire()
@@ -247,9 +245,9 @@ class Decoder:
     def _schedule(self) -> bool:
         """Retire, pause, resume and admit until somebody runs; False if nobody is left."""
         self._retire()
-        if self.steps.flying and self.running:
+        if self.steps.launched and self.running:
             self.steering.heed()
-            self.scheduler.go_on()
+            self.scheduler.admission.skip()
             return True
         self.steps.drop()
         while not self._turn():
@@ -288,9 +286,9 @@ class Decoder:
         self._send(events.sequence_open(self.kv, sequence))
         self.kv.new_groups = [new for new in self.kv.new_groups if new[0] != sequence.id]
 
-    def _begin_tokens(self, flying: bool) -> list[Generation]:
+    def _begin_tokens(self, launched: bool) -> list[Generation]:
         """Give every running sequence a place for its next token; those that find none finish with 'capacity'."""
-        if not flying:  # else it has begun already, and no slot may move
+        if not launched:  # else it has begun already, and no slot may move
             self.kv.manager.begin_step()
         batch = []
         for generation in list(self.running):
@@ -301,7 +299,7 @@ class Decoder:
                 self._finish(generation, f"capacity: {error}")
         if not batch:
             raise CapacityError("no running sequence has room for another token; raise --max-tokens")
-        if not flying:
+        if not launched:
             self.scheduler.resize()
         return batch
 
@@ -310,7 +308,7 @@ class Decoder:
         self.kv.open_next([g.sequence for g in batch if len(g.tokens) + 1 < g.max_new_tokens])
 
     def _goes_on(self, batch: list[Generation]) -> bool:
-        """See GoesOn: only an end of text is not foreseen, and a step that was launched can do without its sequence."""
+        """See Hooks: only an end of text is not foreseen, and a step that was launched can do without its sequence."""
         return (
             len(batch) == len(self.running)
             and self.scheduler.steady()

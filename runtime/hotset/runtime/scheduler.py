@@ -95,10 +95,6 @@ class Scheduler:
         self.paused = [g for g in everybody if g.sequence.parked is not None]
         return admit
 
-    def go_on(self) -> None:
-        """A turn of those that ran, whose step has been launched: whoever else waits has to wait for the next."""
-        self.admission.skip()
-
     def add(self, generation: Generation) -> None:
         """A sequence has started; it pauses at once if as many run as can."""
         if generation.sequence.parked is None and len(self.running) >= self.admission.limit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from hotset.protos.messages import StepStats
 from hotset.runtime import events
@@ -17,14 +17,21 @@ from hotset.runtime.passes import DecodePass
 from hotset.runtime.selectors import Selector
 from hotset.runtime.steering import Steering
 
-SafePoint = Callable[[], None]
-Then = Callable[[], None]
 Stats = Callable[[], StepStats]
 """Makes what a step says of itself, from figures taken as it ended: whenever there is time, on any thread."""
-Follow = Callable[[int, float], None]
-"""Take over a plan that has arrived for the step of this epoch, or that arrives in so many seconds."""
-GoesOn = Callable[[], bool]
-"""Whether the step to come is of the same sequences, as far as anybody can know before the tokens of this one."""
+
+
+class Hooks(NamedTuple):
+    """What the decode loop has a step call."""
+
+    safe_point: Callable[[], None]
+    """Where nothing is decided, before a layer or a step: arrived prefetches enter."""
+    then: Callable[[], None]
+    """Once K and V of the step are written, or will be before anything that is launched from there on."""
+    follow: Callable[[int, float], None]
+    """Take over a plan that has arrived for the step of this epoch, or that arrives in so many seconds."""
+    goes_on: Callable[[], bool]
+    """Whether the step to come is of the same sequences, as far as anybody can know before the tokens of this one."""
 
 
 class Steps(Protocol):
@@ -36,29 +43,18 @@ class Steps(Protocol):
     """Whether the last step compiled or captured what later ones only run, so that its time tells nothing of them."""
 
     @property
-    def flying(self) -> bool:
+    def launched(self) -> bool:
         """Whether the next step has been launched: for those of the last, of whom some may have ended since.
 
         Until it is run or dropped, nothing but ends of sequences may change who holds what.
         """
 
-    def run(
-        self,
-        batch: list[Generation],
-        safe_point: SafePoint,
-        then: Then,
-        follow: Follow,
-        goes_on: GoesOn,
-        *,
-        epoch: int,
-        tell: bool,
-    ) -> list[int]:
+    def run(self, batch: list[Generation], hooks: Hooks, *, epoch: int, tell: bool) -> list[int]:
         """The next token of each of `batch`, in step `epoch`. `tell`: the step will be published.
 
-        `then` is called once K and V of the step are written, or will be before anything that is launched from there
-        on: where a device computes, before its tokens are waited for. `follow` is called at safe points for this step,
-        or for the next one while a device computes this one, which then need not wait for it. Where `goes_on` says so,
-        a device gets the next step then, too, and need not wait for the host between the two.
+        Where a device computes, `then` is called before its tokens are waited for. `follow` is called at safe points
+        for this step, or for the next one while a device computes this one, which then need not wait for it. Where
+        `goes_on` says so, a device gets the next step then, too, and need not wait for the host between the two.
         """
 
     def drop(self) -> None:
@@ -85,22 +81,12 @@ class HostSteps:
         self.last: DecodePass | None = None
         self.warming = False
 
-    def run(
-        self,
-        batch: list[Generation],
-        safe_point: SafePoint,
-        then: Then,
-        follow: Follow,
-        goes_on: GoesOn,
-        *,
-        epoch: int,
-        tell: bool,
-    ) -> list[int]:
+    def run(self, batch: list[Generation], hooks: Hooks, *, epoch: int, tell: bool) -> list[int]:
         """See Steps."""
 
         def between() -> None:
-            safe_point()
-            follow(epoch, 0.0)
+            hooks.safe_point()
+            hooks.follow(epoch, 0.0)
 
         sequences = [g.sequence for g in batch]
         self.last = done = DecodePass(
@@ -110,11 +96,11 @@ class HostSteps:
         logits = self._forward(
             done, [[g.tokens[-1]] for g in batch], [[s.length - 1] for s in sequences], max(s.length for s in sequences)
         )
-        then()
+        hooks.then()
         return [generation.sampler(row) for generation, row in zip(batch, logits, strict=True)]
 
     @property
-    def flying(self) -> bool:
+    def launched(self) -> bool:
         """See Steps."""
         return False
 

@@ -13,7 +13,7 @@ from hotset.kernels.state import ResidencyState
 
 FILLING = tl.constexpr(_FILLING)
 BLOCK = 256
-"""Each entry waits for five loads in a row, so many small programs are done first."""
+"""Entries a program: each waits for five loads in a row, so they are spread wide (not timed against 1,024)."""
 
 
 @triton.jit(do_not_specialize=["total", "groups", "lanes", "epoch_tick", "until_tick"])

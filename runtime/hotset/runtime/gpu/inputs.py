@@ -34,8 +34,8 @@ class StepInputs:
         self.batch = Batch(groups, pages, lengths)
         self._held: list[tuple[int, int]] = [(-1, 0)] * rows
 
-    def fill(self, batch: list[Generation], book: FeatureBook | None = None, *, onward: int = 0) -> None:
-        """Take the rows of a step, or those that come `onward` steps behind it, but for their tokens.
+    def fill(self, batch: list[Generation], book: FeatureBook | None = None, *, later: int = 0) -> None:
+        """Take the rows of a step, or those of `later` steps behind it, but for their tokens.
 
         Nothing may still read those of two steps before.
         """
@@ -45,7 +45,7 @@ class StepInputs:
         rows = []
         for generation in batch:
             sequence = generation.sequence
-            length, groups = sequence.length + onward, sequence.held
+            length, groups = sequence.length + later, sequence.held
             place = (length - 1) % size
             rows.append((generation.tokens[-1], length - 1, len(groups), length, groups[-1], place, place + 1))
         small[:7, : len(batch)] = np.array(rows, np.int32).T

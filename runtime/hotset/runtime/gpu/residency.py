@@ -68,7 +68,7 @@ class DeviceResidency(ResidencyManager):
         self._generation = [0] * groups
         self._tails: set[int] = set()
         self._held, self._wanted, self._tick, self._tick_open = 0, 0, 0, False
-        self.ticks_ahead = 0  # of a step that was launched before the last one's tokens were read
+        self.ticks_launched = 0  # of a step that was launched before the last one's tokens were read
         self.heard = [0] * COUNTS
         """`counts` as of the last step's answer"""
 
@@ -224,7 +224,7 @@ class DeviceResidency(ResidencyManager):
     def has_stepped(self, layers: int) -> None:
         """What follows a step of so many layers has been launched: the host counts along."""
         self._tick += layers
-        self._tick_open, self.ticks_ahead = True, 0
+        self._tick_open, self.ticks_launched = True, 0
 
     def _open_tick(self) -> None:
         """A new step's uses begin to count, unless they do since the last one ended."""
@@ -386,7 +386,7 @@ class DeviceResidency(ResidencyManager):
         assert self._generation == self.state.generation.tolist(), "the host's generations are off"
         assert self._held == held_level(self.state), "the host's count of held slots is off"
         assert self._pinned_slots == int((self.state.state == PINNED).sum()), "the host's count of tails is off"
-        assert self._tick + self.ticks_ahead == int(self.state.tick), "the host's tick is off"
+        assert self._tick + self.ticks_launched == int(self.state.tick), "the host's tick is off"
 
     def close(self) -> None:
         """See ResidencyManager."""

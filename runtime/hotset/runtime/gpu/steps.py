@@ -38,7 +38,7 @@ from hotset.runtime.paged_kv import PagedKV
 from hotset.runtime.passes import DecodePass
 from hotset.runtime.selectors import Selector
 from hotset.runtime.steering import Steering
-from hotset.runtime.steps import Follow, GoesOn, SafePoint, Stats, Then
+from hotset.runtime.steps import Hooks, Stats
 
 BUCKETS = (1, 2, 4, 8, 16, 24)
 CAPTURE_AFTER = 64
@@ -97,39 +97,29 @@ class DeviceSteps:
         self._next: Launched | None = None
 
     @property
-    def flying(self) -> bool:
+    def launched(self) -> bool:
         """See Steps."""
         return self._next is not None
 
-    def run(
-        self,
-        batch: list[Generation],
-        safe_point: SafePoint,
-        then: Then,
-        follow: Follow,
-        goes_on: GoesOn,
-        *,
-        epoch: int,
-        tell: bool,
-    ) -> list[int]:
+    def run(self, batch: list[Generation], hooks: Hooks, *, epoch: int, tell: bool) -> list[int]:
         """See Steps."""
-        launched, self._next = self._next or self._launch(batch, safe_point, epoch), None
+        launched, self._next = self._next or self._launch(batch, hooks, epoch), None
         program, outcome, rows = launched.program, launched.outcome, launched.rows(batch)
         answer = self.device.pinned(tuple(outcome.answer.shape), torch.int64)
         answer.copy_(outcome.answer, non_blocking=True)
         arrived = self.device.mark(Stream.DEMAND)
         self._behind(launched, dict(zip(rows, (g.sequence for g in batch), strict=True)), tell)
         self.manager.answer_plans()
-        then()
+        hooks.then()
         # What is sent wants the interpreter, as all that has been done here did.
         self.outbox.go()
         start = time.perf_counter()
         if self.manager.tiered:
             # Here it costs the device nothing; before the next pass the device would wait for the launch.
             self.manager.commit_prefetches()
-            follow(epoch + 1, PATIENCE * program.seconds)
-        if len(batch) == len(launched.batch) and goes_on():
-            self._next = self._launch_onward(batch, outcome, safe_point)
+            hooks.follow(epoch + 1, PATIENCE * program.seconds)
+        if len(batch) == len(launched.batch) and hooks.goes_on():
+            self._next = self._launch_next(batch, outcome, hooks)
         arrived.synchronize()
         self.outbox.pause()
         program.seconds = time.perf_counter() - start
@@ -167,8 +157,8 @@ class DeviceSteps:
         """See Steps."""
         self.outbox.close()
 
-    def _launch(self, batch: list[Generation], safe_point: SafePoint, epoch: int) -> Launched:
-        safe_point()
+    def _launch(self, batch: list[Generation], hooks: Hooks, epoch: int) -> Launched:
+        hooks.safe_point()
         if self._ahead is not None:
             self._ahead.settings.begin_step(epoch)
         program = self._program(batch)
@@ -176,7 +166,7 @@ class DeviceSteps:
         self._make_way(batch)
         return Launched(batch, program, program(self._ahead.shape if self._ahead else None))
 
-    def _launch_onward(self, batch: list[Generation], before: Outcome, safe_point: SafePoint) -> Launched | None:
+    def _launch_next(self, batch: list[Generation], before: Outcome, hooks: Hooks) -> Launched | None:
         """The step behind that of the same `batch`, if it can be: with the tokens that `before` leaves on the device.
 
         A pass that was not captured would take the host as long as the device, and one that looks ahead has settings
@@ -189,12 +179,12 @@ class DeviceSteps:
             return None
         self._asked[shape] += 1
         self.manager.begin_step()
-        safe_point()
-        program.inputs.fill(batch, onward=1)
+        hooks.safe_point()
+        program.inputs.fill(batch, later=1)
         program.inputs.tokens[: len(batch), 0].copy_(before.answer[: len(batch)])
         self._make_way(batch)
         outcome = program()
-        self.manager.ticks_ahead = len(outcome.done.resolved)
+        self.manager.ticks_launched = len(outcome.done.resolved)
         return Launched(batch, program, outcome)
 
     def _make_way(self, batch: list[Generation]) -> None:
